@@ -1,0 +1,75 @@
+// Package datastore is the seam behind which each kind of database lives in a folder of its own.
+//
+// A datastore has two sides: a [Manifest], pure data that the API validates against without knowing what Redis is, and
+// a [Guest], which drives the database on its server. The core carries the private conversation between the two
+// (Desired.Values, Status.Observed) without understanding it.
+package datastore
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/host"
+)
+
+// Datastore is one kind of database.
+type Datastore interface {
+	Manifest() *Manifest
+	// Guest makes the driver for the database on this host. It starts nothing.
+	Guest(h *host.Host) Guest
+}
+
+// Desired is everything that a guest's database should be. It is complete: what is not in it is the default. The same
+// Desired applied twice changes nothing.
+type Desired struct {
+	Version    string         `json:"version"` // of the manifest: "7.0"
+	Address    string         `json:"address"`
+	FlavorRAM  int            `json:"flavor_ram"` // MB
+	VCPUs      int            `json:"vcpus"`
+	VolumeSize int            `json:"volume_size"` // GB
+	Values     map[string]any `json:"values"`      // of the configuration group; validated against the manifest
+	// Secrets by kind ("password"); never logged, never journalled in clear. Only Prepare and a change of secrets carry
+	// them: nil means "as they are".
+	Secrets map[string]string `json:"-"`
+}
+
+// Applied is what came of a Configure.
+type Applied struct {
+	// RestartRequired names the parameters that take effect only at the next start.
+	RestartRequired []string `json:"restart_required,omitempty"`
+	// Effective holds values that the database read back otherwise than they were asked for.
+	Effective map[string]string `json:"effective,omitempty"`
+}
+
+// Status is what a guest sees of its database.
+type Status struct {
+	Status   dbaas.GuestStatus  `json:"status"`
+	Cause    string             `json:"cause,omitempty"` // a sentence for the tenant when not healthy
+	Observed json.RawMessage    `json:"observed,omitempty"`
+	Metrics  map[string]float64 `json:"metrics,omitempty"`
+}
+
+// Guest drives one database on its server. Methods are called by one goroutine at a time, save Status, which may run
+// beside any other; every method may be repeated and may have been cut off half way the last time.
+type Guest interface {
+	// Prepare makes everything that must be there before the first start: directories on the mounted volume, files,
+	// credentials. A database that is already there is kept.
+	Prepare(ctx context.Context, d Desired) error
+	// Start starts the database and returns when its process runs; Status tells when it serves.
+	Start(ctx context.Context) error
+	// Stop stops the database cleanly, its data on disk.
+	Stop(ctx context.Context) error
+	// Status looks at the database. It never fails: what cannot be seen is a status with a cause.
+	Status(ctx context.Context) Status
+	// Configure makes the running database as desired, where it can be done live, and the files so for the next start.
+	// A refused value leaves everything as it was and is a dbaas.Error that names it.
+	Configure(ctx context.Context, d Desired) (Applied, error)
+	// Units names the host units that are supervised: one that died unasked is started again, with back-off.
+	Units() []string
+	// Actions are the named things that only this datastore's own topology asks for.
+	Actions() map[string]Action
+}
+
+// Action is one named deed of a guest, with JSON arguments and result.
+type Action func(ctx context.Context, args json.RawMessage) (any, error)

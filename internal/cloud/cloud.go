@@ -1,0 +1,176 @@
+// Package cloud is the seam to what provides servers, volumes and networks.
+//
+// No method waits or polls: it starts something, or tells how far it has come, and the engine comes back. Ensure looks
+// up by a name and tag chosen before the call, creates only what is absent, and keeps the one recorded (else the
+// oldest) where it finds two. Delete of what is gone is success. A wish that the provider refuses for good is a
+// dbaas.Error (BadRequest, OverLimit, NotFound); anything else is worth a retry.
+package cloud
+
+import (
+	"context"
+
+	"github.com/grove-dbaas/grove/internal/dbaas"
+)
+
+// Provider is a region of a cloud.
+type Provider interface {
+	Compute
+	Volumes
+	Network
+	// Catalog tells what is on offer.
+	Catalog(ctx context.Context) (*dbaas.Catalog, error)
+	// Owned lists everything in the cloud that carries the guest's tag; with "" everything that carries any of ours.
+	Owned(ctx context.Context, guestID string) ([]Resource, error)
+}
+
+// Resource is something in the cloud that carries our tag. Kind is "server", "volume", "port" or "security_group".
+type Resource struct {
+	Kind    string
+	ID      string
+	GuestID string
+}
+
+// The kinds of resources.
+const (
+	KindServer        = "server"
+	KindVolume        = "volume"
+	KindPort          = "port"
+	KindSecurityGroup = "security_group"
+)
+
+// ServerStatus is how a server stands. The words are Nova's.
+type ServerStatus string
+
+// The statuses of a server that the workflows tell apart; all others count as "on its way".
+const (
+	ServerBuild        ServerStatus = "BUILD"
+	ServerActive       ServerStatus = "ACTIVE"
+	ServerShutoff      ServerStatus = "SHUTOFF"
+	ServerReboot       ServerStatus = "REBOOT"
+	ServerResize       ServerStatus = "RESIZE"
+	ServerVerifyResize ServerStatus = "VERIFY_RESIZE"
+	ServerError        ServerStatus = "ERROR"
+)
+
+// Server is a server as the provider sees it.
+type Server struct {
+	ID       string
+	Name     string
+	Status   ServerStatus
+	FlavorID string
+	HostDown bool   // the provider knows that the machine beneath it is dead
+	Fault    string // the provider's reason for ERROR; for operators
+}
+
+// ServerSpec is a wish for a server. Name and GuestID are chosen before the call and found again by.
+type ServerSpec struct {
+	GuestID    string
+	Name       string
+	FlavorID   string
+	Image      string
+	ImageTags  []string
+	Zone       string
+	GroupID    string // server group for locality, "" for none
+	PortID     string
+	VolumeID   string
+	RecordedID string            // the server in the guest's row, kept where there are two
+	UserData   []byte            // the agent's bootstrap: its configuration file (see guest.Bootstrap)
+	Metadata   map[string]string // shown to operators
+}
+
+// Compute provides servers.
+type Compute interface {
+	// EnsureServerGroup gives a group's id for a locality policy ("affinity", "anti-affinity", ...).
+	EnsureServerGroup(ctx context.Context, groupID, policy string) (string, error)
+	EnsureServer(ctx context.Context, s ServerSpec) (*Server, error)
+	// Server finds a server; dbaas.NotFound when it is gone.
+	Server(ctx context.Context, id string) (*Server, error)
+	// ResizeServer begins a change of flavor that ends in VERIFY_RESIZE; with the flavor already there it is success.
+	ResizeServer(ctx context.Context, id, flavorID string) error
+	ConfirmResize(ctx context.Context, id string) error
+	RevertResize(ctx context.Context, id string) error
+	RebootServer(ctx context.Context, id string) error
+	StopServer(ctx context.Context, id string) error
+	StartServer(ctx context.Context, id string) error
+	// RebuildServer replaces the server's root disk; volume, port and id stay.
+	RebuildServer(ctx context.Context, id string, s ServerSpec) error
+	DeleteServer(ctx context.Context, id string) error
+	DeleteServerGroup(ctx context.Context, groupID string) error
+}
+
+// VolumeStatus is how a volume stands. The words are Cinder's.
+type VolumeStatus string
+
+// The statuses of a volume that the workflows tell apart.
+const (
+	VolumeCreating  VolumeStatus = "creating"
+	VolumeAvailable VolumeStatus = "available"
+	VolumeInUse     VolumeStatus = "in-use"
+	VolumeExtending VolumeStatus = "extending"
+	VolumeError     VolumeStatus = "error"
+)
+
+// Volume is a volume as the provider sees it.
+type Volume struct {
+	ID       string
+	Status   VolumeStatus
+	SizeGB   int
+	ServerID string // where it is attached, "" when it is not
+	Fault    string
+}
+
+// VolumeSpec is a wish for a volume.
+type VolumeSpec struct {
+	GuestID    string
+	Name       string
+	SizeGB     int
+	Type       string
+	Zone       string
+	RecordedID string
+}
+
+// Volumes provides volumes.
+type Volumes interface {
+	EnsureVolume(ctx context.Context, v VolumeSpec) (*Volume, error)
+	// Volume finds a volume; dbaas.NotFound when it is gone.
+	Volume(ctx context.Context, id string) (*Volume, error)
+	// ExtendVolume begins to grow a volume, attached or not; one that is as large already is success.
+	ExtendVolume(ctx context.Context, id string, sizeGB int) error
+	AttachVolume(ctx context.Context, id, serverID string) error
+	DetachVolume(ctx context.Context, id, serverID string) error
+	DeleteVolume(ctx context.Context, id string) error
+}
+
+// Port is a network interface with an address.
+type Port struct {
+	ID      string
+	Address string
+	Network string
+}
+
+// PortSpec is a wish for a port.
+type PortSpec struct {
+	GuestID         string
+	Name            string
+	Nic             dbaas.Nic // zero: the default network
+	SecurityGroupID string
+	TCPPorts        []int // that the database listens on: a provider whose addresses are shared picks one where they are free
+	RecordedID      string
+}
+
+// SecurityGroupSpec is who may reach a guest: the manifest's ports from the allowed networks.
+type SecurityGroupSpec struct {
+	GuestID      string
+	Name         string
+	TCPPorts     []int
+	AllowedCIDRs []string // empty: only the instance's own network
+}
+
+// Network provides ports and the rules around them.
+type Network interface {
+	// EnsureSecurityGroup makes the group, or sets its rules anew, and gives its id.
+	EnsureSecurityGroup(ctx context.Context, s SecurityGroupSpec) (string, error)
+	EnsurePort(ctx context.Context, p PortSpec) (*Port, error)
+	DeletePort(ctx context.Context, id string) error
+	DeleteSecurityGroup(ctx context.Context, id string) error
+}

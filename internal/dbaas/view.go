@@ -1,0 +1,34 @@
+package dbaas
+
+import "time"
+
+// HeartbeatExpiry is how old a guest's last sign of life may be before its instance shows ERROR (api.md 4.2).
+const HeartbeatExpiry = 90 * time.Second
+
+// InstanceView is an instance with all that the API shows beside it, read in a bounded number of queries.
+type InstanceView struct {
+	Instance
+	Datastore         string // name
+	Version           DatastoreVersion
+	Guests            []Guest              // that live, the primary first
+	Heartbeats        map[string]Heartbeat // by guest id; a missing one is unknown, not down
+	Replicas          []string             // ids of live replicas, ascending
+	ConfigurationName string
+	Operation         *Operation // that holds the instance's lock, nil when idle
+}
+
+// Status is the API's status.
+func (v *InstanceView) Status() Status { return v.Task.Status() }
+
+// OperatingStatus is the API's operating_status at the instant now: "" while a task runs, else what the guest says,
+// and ERROR when the guest is known to have fallen silent.
+func (v *InstanceView) OperatingStatus(now Instant) string {
+	if v.Task != TaskNone || len(v.Guests) == 0 {
+		return ""
+	}
+	g := v.Guests[0]
+	if h, ok := v.Heartbeats[g.ID]; ok && now.Sub(h.SeenAt) > HeartbeatExpiry {
+		return GuestUnknown.OperatingStatus()
+	}
+	return g.Status.OperatingStatus()
+}

@@ -1,0 +1,130 @@
+// Package guest is the API of the guest agent: its methods, their arguments, and the client that the taskmanager uses.
+//
+// Nothing long runs inside a call: what takes longer than seconds is a named job, begun by one call and watched by
+// others.
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+)
+
+// API is what an agent does when told. The agent implements it, and so does [Client].
+type API interface {
+	// Prepare mounts the volume, installs the database's files and starts it. It returns when the database's process
+	// runs; Status tells when it serves. A guest that is prepared already is only made as desired.
+	Prepare(ctx context.Context, r PrepareRequest) error
+	// Restart stops the database cleanly and starts it: pending values take effect.
+	Restart(ctx context.Context, f Fence) error
+	// Stop stops the database and keeps it stopped until Restart.
+	Stop(ctx context.Context, f Fence) error
+	// Configure makes the database as desired: grows its filesystem to the volume, applies values, sets secrets.
+	Configure(ctx context.Context, r ConfigureRequest) (*datastore.Applied, error)
+	// Status looks now, not at the last report.
+	Status(ctx context.Context) (*StatusReport, error)
+	// Job tells how a named job stands.
+	Job(ctx context.Context, id string) (*JobStatus, error)
+	// Action runs one of the datastore's own named actions.
+	Action(ctx context.Context, r ActionRequest) (json.RawMessage, error)
+}
+
+// The RPC methods, as they stand in an envelope.
+const (
+	MethodPrepare   = "prepare"
+	MethodRestart   = "restart"
+	MethodStop      = "stop"
+	MethodConfigure = "configure"
+	MethodStatus    = "status"
+	MethodJob       = "job"
+	MethodAction    = "action"
+	// MethodReport and MethodHeartbeat go the other way, on rpc.TopicReports and rpc.TopicHeartbeats.
+	MethodReport    = "report"
+	MethodHeartbeat = "heartbeat"
+)
+
+// Fence accompanies every command that changes something. The agent journals the highest group epoch, and per
+// operation the highest lease epoch, and refuses lower ones with dbaas.Conflict. CommandID names the deed: a repeated
+// command with a known id answers from the journal.
+type Fence struct {
+	GroupEpoch  int64  `json:"group_epoch"`
+	OperationID string `json:"operation_id"`
+	LeaseEpoch  int64  `json:"lease_epoch"`
+	CommandID   string `json:"command_id"`
+}
+
+// PrepareRequest is the wish for a new database.
+type PrepareRequest struct {
+	Fence
+	Desired datastore.Desired `json:"desired"`
+	Sealed  Sealed            `json:"sealed,omitempty"`
+}
+
+// ConfigureRequest is the wish for a changed one.
+type ConfigureRequest struct {
+	Fence
+	Desired datastore.Desired `json:"desired"`
+	Sealed  Sealed            `json:"sealed,omitempty"`
+}
+
+// Sealed holds secrets by kind, each sealed to the public key that the agent announced.
+type Sealed map[string][]byte
+
+// ActionRequest names one of the datastore's actions.
+type ActionRequest struct {
+	Fence
+	Name string          `json:"name"`
+	Args json.RawMessage `json:"args,omitempty"`
+}
+
+// StatusReport is what an agent says of itself and its database: in answer to Status, on every change, and at first
+// contact. Order is by boot id and the envelope's sequence, never by the guest's clock.
+type StatusReport struct {
+	GuestID      string           `json:"guest_id"`
+	PublicKey    []byte           `json:"public_key"`
+	AgentVersion string           `json:"agent_version"`
+	Prepared     bool             `json:"prepared"`
+	Status       datastore.Status `json:"status"`
+	VolumeUsed   int64            `json:"volume_used"`  // bytes
+	VolumeTotal  int64            `json:"volume_total"` // bytes
+	Events       []ReportedEvent  `json:"events,omitempty"`
+}
+
+// ReportedEvent is something that a guest noticed and a tenant should read: a disk filling, a crash and restart.
+type ReportedEvent struct {
+	ID      string `json:"id"` // chosen by the guest; a repeated one is recorded once
+	Kind    string `json:"kind"`
+	Message string `json:"message"`
+}
+
+// Heartbeat is the regular sign of life.
+type Heartbeat struct {
+	VolumeUsed  int64              `json:"volume_used"`
+	VolumeTotal int64              `json:"volume_total"`
+	Metrics     map[string]float64 `json:"metrics,omitempty"`
+}
+
+// JobStatus is how a job stands.
+type JobStatus struct {
+	ID       string          `json:"id"`
+	State    string          `json:"state"` // "running", "succeeded", "failed", "unknown"
+	Progress string          `json:"progress,omitempty"`
+	Result   json.RawMessage `json:"result,omitempty"`
+	Error    *dbaas.Error    `json:"error,omitempty"`
+}
+
+// Bootstrap is the configuration file that a new server gets as its user data: all that an agent must know before its
+// first contact. It is good for this one guest alone.
+type Bootstrap struct {
+	GuestID   string        `json:"guest_id"`
+	Datastore string        `json:"datastore"`
+	Version   string        `json:"version"`
+	Address   string        `json:"address"`
+	Queue     string        `json:"queue"`
+	RPCURL    string        `json:"rpc_url,omitempty"` // "" for the in-process transport
+	RPCKey    []byte        `json:"rpc_key"`           // signs messages in both directions
+	Heartbeat time.Duration `json:"heartbeat"`
+}

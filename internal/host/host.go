@@ -1,0 +1,72 @@
+// Package host is a guest's machine: its files, its mounted volume and the units that run on it.
+package host
+
+import (
+	"context"
+)
+
+// Host is where one guest's database lives. On a real server the directories are the system's; on the local cloud they
+// are below the server's own directory, and the address is its own loopback address.
+type Host struct {
+	// Dir holds what is the agent's: journal, rendered configuration, sockets. Off the data volume.
+	Dir string
+	// DataDir is where the data volume is mounted.
+	DataDir string
+	// Address is the guest's own address; databases listen on it and connect from it.
+	Address string
+	// Units runs the database's processes.
+	Units Units
+	// Volume is the data volume.
+	Volume Volume
+	// LookPath finds the program of a datastore version.
+	LookPath func(binary string) (string, error)
+}
+
+// UnitSpec is a long-running process.
+type UnitSpec struct {
+	Name string // "redis"
+	Argv []string
+	Env  []string
+	Dir  string
+	// MemoryMax in bytes limits the unit where cgroups allow; 0 is no limit.
+	MemoryMax int64
+	// NoFile is the limit of open files; 0 keeps the default.
+	NoFile uint64
+	// StopTimeout in seconds before a stop becomes a kill.
+	StopTimeout int
+}
+
+// UnitState is how a unit stands.
+type UnitState struct {
+	Running bool
+	Stopped bool // it does not run, and was asked not to
+	PID     int
+	Started string // identity of the process: changes with every start
+	ExitErr string // how it ended last, when it ended by itself
+	Output  string // the last lines that it wrote
+}
+
+// Units starts and stops processes that outlive the agent, and finds them again. Implementations: plain child
+// processes in sessions of their own, and systemd.
+type Units interface {
+	// Start starts a unit as specified; one that runs is left alone.
+	Start(ctx context.Context, u UnitSpec) error
+	// Stop sends SIGTERM, after the timeout SIGKILL, and returns when it is gone.
+	Stop(ctx context.Context, name string) error
+	// Kill ends a unit as a crash does.
+	Kill(ctx context.Context, name string) error
+	// State looks at a unit; of one that is unknown, the zero state.
+	State(ctx context.Context, name string) (UnitState, error)
+}
+
+// Volume is a data volume on its machine.
+type Volume interface {
+	// EnsureMounted formats the device when it is blank (never when it holds anything), and mounts it.
+	EnsureMounted(ctx context.Context) error
+	// Mounted tells whether the volume is where it should be; a database must not be started when it is not.
+	Mounted(ctx context.Context) (bool, error)
+	// Grow makes the filesystem as large as the device; one that is so already is success.
+	Grow(ctx context.Context) error
+	// Usage gives used and total bytes.
+	Usage(ctx context.Context) (used, total int64, err error)
+}
