@@ -1,0 +1,59 @@
+# "make" alone lists what there is. Nothing here needs root, save installing what is missing.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# sudo's own path often lacks the place where Go is installed.
+export PATH := $(PATH):/usr/local/go/bin
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOFLAGS_BUILD := -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: go
+go:
+	@deploy/dev/check-go.sh
+
+.PHONY: build
+build: go ## build bin/grove, bin/groved and bin/grove-agent
+	@mkdir -p bin
+	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/ ./cmd/...
+	@[ "$$(id -u)" != 0 ] || chown -R --reference=Makefile bin
+
+.PHONY: run
+run: build ## run the embedded control plane in the foreground (ARGS="--listen ... --data ...")
+	bin/groved dev $(ARGS)
+
+.PHONY: demo
+demo: go ## install what is missing, and walk through the main job with a real Redis
+	@deploy/dev/demo.sh
+
+.PHONY: test
+test: go ## install what is missing, and run every test with the race detector
+	@deploy/dev/test.sh
+
+.PHONY: lint
+lint: go ## gofmt, vet, staticcheck, and the rules of the house
+	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "not formatted by gofmt:"; echo "$$out"; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	go test ./internal/architecture
+
+.PHONY: bench
+bench: go ## measure, and print the tables of docs/performance.md
+	@deploy/dev/bench.sh
+
+.PHONY: simulate
+simulate: go ## random histories from seeds (SEEDS=100000, SEED=first seed)
+	@deploy/dev/simulate.sh
+
+.PHONY: fuzz
+fuzz: go ## run each fuzz target for a while (FUZZTIME=30s each)
+	@deploy/dev/fuzz.sh
+
+.PHONY: clean
+clean: ## remove what was built here
+	rm -rf bin .cache

@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# Runs every test with the race detector, against real servers: installs what is missing, starts a private PostgreSQL
+# on a free loopback port (other servers are started by the tests that need them), and stops it all again. It fails
+# when a test fails, when a test was skipped for want of something that it installs, and when the run leaves a process,
+# a mount or a loop device behind.
+#
+#   deploy/dev/test.sh [package...]      (default ./...)
+# shellcheck disable=SC2317 # functions that only traps call
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=deploy/dev/lib.sh
+. "$here/lib.sh"
+cd "$repo"
+
+"$here/install.sh" test
+# shellcheck source=deploy/dev/lib.sh
+. "$here/lib.sh" # now valkey is in the path
+
+# Whatever the run starts inherits the mark or has the directory in its arguments; so it can be told from all else. The
+# directory's name is short, for sockets are made below it.
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/gt.XXXXXX")
+chmod 711 "$tmp"
+mark=GROVE_TEST_RUN=$tmp
+postgres=
+tests=
+
+# left_processes prints the ids of processes that the run started and that still live.
+left_processes() {
+	{
+		env -u GROVE_TEST_RUN grep -lszxF "$mark" /proc/[0-9]*/environ || true
+		env -u GROVE_TEST_RUN grep -lsF -f - /proc/[0-9]*/cmdline <<<"$tmp" || true
+	} | cut -d/ -f3 | sort -un
+}
+
+left_mounts() { awk -v dir="$tmp" 'index($2, dir "/") == 1 { print $2 }' /proc/self/mounts | sort -r; }
+
+left_loops() {
+	local file
+	for file in /sys/block/loop*/loop/backing_file; do
+		if grep -qsF "$tmp/" "$file"; then echo "/dev/$(cut -d/ -f4 <<<"$file")"; fi
+	done
+}
+
+# sweep reports what the run has left and removes it; it fails when there was anything.
+sweep() {
+	local pid mounts loops pids tries
+	for ((tries = 0; tries < 50; tries++)); do # what ends by itself may take a moment
+		pids=$(left_processes)
+		[ -z "$pids" ] && break
+		sleep 0.1
+	done
+	for pid in $pids; do
+		say "left behind: process $pid: $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null || true)"
+		kill -KILL "$pid" 2>/dev/null || true
+	done
+	mounts=$(left_mounts)
+	for m in $mounts; do
+		say "left behind: mount $m"
+		umount -l "$m" || true
+	done
+	loops=$(left_loops)
+	for m in $loops; do
+		say "left behind: loop device $m"
+		losetup -d "$m" || true
+	done
+	[ -z "$pids$mounts$loops" ]
+}
+
+stop_postgres() {
+	[ -n "$postgres" ] || return 0
+	kill -INT "$postgres" 2>/dev/null || true
+	wait "$postgres" 2>/dev/null || true
+	postgres=
+}
+
+interrupted() {
+	trap '' INT TERM
+	if [ -n "$tests" ]; then
+		kill -INT -- "-$tests" 2>/dev/null || true
+		wait "$tests" 2>/dev/null || true
+	fi
+	exit 130
+}
+
+finish() {
+	local status=$?
+	trap - EXIT
+	stop_postgres
+	sweep || status=1
+	rm -rf "$tmp"
+	exit "$status"
+}
+trap finish EXIT
+trap interrupted INT TERM
+
+# start_postgres runs a PostgreSQL that is reachable on loopback with a password of its own, as a user of its own when
+# this is root (PostgreSQL refuses root).
+start_postgres() {
+	local bin port tries as=() dir=$tmp/pg password
+	bin=$(postgres_bin)
+	mkdir "$dir"
+	if [ "$(id -u)" = 0 ]; then
+		chown postgres: "$dir"
+		as=(setpriv --reuid=postgres --regid=postgres --init-groups)
+	fi
+	password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+	(cd "$dir" && "${as[@]}" "$bin/initdb" -D data -U grove -A scram-sha-256 --pwfile=<(echo "$password") \
+		--no-locale -E UTF8 --no-sync --no-instructions >initdb.log 2>&1) ||
+		die "initdb failed: $(tail -n 5 "$dir/initdb.log")"
+	for ((tries = 0; tries < 20; tries++)); do
+		port=$((20000 + RANDOM % 12000)) # below the range that the kernel gives to clients
+		if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then continue; fi
+		(cd "$dir" && exec "${as[@]}" env "$mark" "$bin/postgres" -D data -p "$port" -c listen_addresses=127.0.0.1 \
+			-c unix_socket_directories="$dir" -c fsync=off -c synchronous_commit=off -c full_page_writes=off \
+			-c max_connections=200 -c shared_buffers=64MB >postgres.log 2>&1) &
+		postgres=$!
+		local waited
+		for ((waited = 0; waited < 300; waited++)); do
+			if "$bin/pg_isready" -q -h 127.0.0.1 -p "$port"; then
+				export GROVE_TEST_POSTGRES="postgres://grove:$password@127.0.0.1:$port/postgres?sslmode=disable"
+				return 0
+			fi
+			kill -0 "$postgres" 2>/dev/null || break # the port was taken meanwhile
+			sleep 0.1
+		done
+		stop_postgres
+	done
+	die "PostgreSQL did not start: $(tail -n 5 "$dir/postgres.log")"
+}
+
+start_postgres
+make --no-print-directory build
+go vet ./...
+
+mkdir "$tmp/t"
+chmod 711 "$tmp/t"
+set -m # a group of its own, which Ctrl-C reaches through the trap only
+env "$mark" TMPDIR="$tmp/t" go test -race -count=1 -p 2 -timeout 20m -v "${@:-./...}" > >(exec awk -f "$here/report.awk" -v skips="$tmp/skips") 2>&1 &
+tests=$!
+set +m
+status=0
+wait "$tests" || status=$?
+tests=
+# The report ends after the tests; its last act is to write the file.
+for ((i = 0; i < 100; i++)); do
+	[ -e "$tmp/skips" ] && break
+	sleep 0.1
+done
+if [ -s "$tmp/skips" ]; then
+	say "skipped for want of what was installed for them:"
+	cat "$tmp/skips"
+	status=1
+fi
+exit "$status"
