@@ -1,0 +1,307 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/store"
+)
+
+// Instance shows an instance. One that is unknown, deleted or another project's is dbaas.NotFound.
+func (s *Service) Instance(ctx context.Context, c Caller, id string) (*dbaas.InstanceView, error) {
+	if uuid.Validate(id) != nil {
+		return nil, instanceNotFound(id)
+	}
+	v, err := s.Store.InstanceView(ctx, id)
+	if dbaas.ErrorCode(err) == dbaas.NotFound || err == nil && !c.sees(v.ProjectID) {
+		return nil, instanceNotFound(id)
+	}
+	return v, err
+}
+
+// Instances lists a page of instances and tells whether there are more. Without a project in the filter the caller
+// must be the administrator.
+func (s *Service) Instances(ctx context.Context, c Caller, f store.InstanceFilter) ([]dbaas.InstanceView, bool, error) {
+	if !c.sees(f.ProjectID) {
+		return nil, false, dbaas.Errorf(dbaas.Forbidden, "Only an administrator may list other projects' instances.")
+	}
+	return s.Store.ListInstances(ctx, f)
+}
+
+// ownInstance locks an instance for a change.
+func ownInstance(tx *store.Tx, c Caller, id string) (*dbaas.Instance, error) {
+	if uuid.Validate(id) != nil {
+		return nil, instanceNotFound(id)
+	}
+	in, err := tx.Instance(id)
+	if dbaas.ErrorCode(err) == dbaas.NotFound || err == nil && !c.sees(in.ProjectID) {
+		return nil, instanceNotFound(id)
+	}
+	return in, err
+}
+
+func instanceNotFound(id string) error {
+	return dbaas.Errorf(dbaas.NotFound, "Instance %s not found.", id)
+}
+
+// requireIdle refuses a change of an instance that is busy or broken. What a running operation is called, the refusal
+// by its lock tells; this one speaks where no operation runs.
+func requireIdle(tx *store.Tx, in *dbaas.Instance) error {
+	op, err := tx.OperationHolding(in.ID)
+	if err != nil {
+		return err
+	}
+	if op != nil {
+		return &store.BusyError{Resource: in.ID, Operation: *op}
+	}
+	if in.ClusterID != "" {
+		return dbaas.Errorf(dbaas.NotImplemented, "Instance %s is a member of cluster %s: change the cluster.", in.ID, in.ClusterID)
+	}
+	if !in.Task.Idle() {
+		return dbaas.Errorf(dbaas.Unprocessable, "Instance %s is not available (status %s).", in.ID, in.Task.Status())
+	}
+	return nil
+}
+
+// beginChange locks an instance, requires it idle, sets its task and enqueues what edit says.
+func (s *Service) beginChange(ctx context.Context, c Caller, id string, task dbaas.Task,
+	edit func(tx *store.Tx, in *dbaas.Instance) (change, error)) (string, error) {
+	var operationID string
+	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+		in, err := ownInstance(tx, c, id)
+		if err != nil {
+			return err
+		}
+		if err := requireIdle(tx, in); err != nil {
+			return err
+		}
+		ch, err := edit(tx, in)
+		if err != nil {
+			return err
+		}
+		in.Task, in.Fault, ch.instance = task, nil, in
+		if err := tx.UpdateInstance(in); err != nil {
+			return err
+		}
+		operationID, err = s.enqueue(tx, c, ch)
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	s.nudge(ctx, operationID)
+	return operationID, nil
+}
+
+// RestartInstance restarts the database; pending configuration values take effect.
+func (s *Service) RestartInstance(ctx context.Context, c Caller, id string) (string, error) {
+	return s.beginChange(ctx, c, id, dbaas.TaskRebooting, func(*store.Tx, *dbaas.Instance) (change, error) {
+		return change{kind: "restart_instance"}, nil
+	})
+}
+
+// DeleteInstance deletes in every state: what runs for the instance is superseded. A protected instance and a source
+// with replicas are refused (dbaas.Forbidden).
+func (s *Service) DeleteInstance(ctx context.Context, c Caller, id string) (string, error) {
+	var operationID string
+	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+		in, err := ownInstance(tx, c, id)
+		if err != nil {
+			return err
+		}
+		if err := requireDeletable(tx, in); err != nil {
+			return err
+		}
+		running, err := tx.OperationHolding(in.ID)
+		if err != nil {
+			return err
+		}
+		if running != nil && (running.Kind == kindDelete || running.SupersededBy == kindDelete) {
+			operationID = running.ID
+			return nil
+		}
+		ch := change{kind: kindDelete, instance: in, before: sizes(in)}
+		in.Task = dbaas.TaskDeleting
+		if err := tx.UpdateInstance(in); err != nil {
+			return err
+		}
+		if running == nil {
+			operationID, err = s.enqueue(tx, c, ch)
+			return err
+		}
+		operationID = running.ID
+		if err := tx.Supersede(running.ID, kindDelete); err != nil {
+			return err
+		}
+		return tx.InsertEvent(newEvent(c, ch, running.ID))
+	})
+	if err != nil {
+		return "", err
+	}
+	s.nudge(ctx, operationID)
+	return operationID, nil
+}
+
+const kindDelete = "delete_instance"
+
+func requireDeletable(tx *store.Tx, in *dbaas.Instance) error {
+	if in.DeletionProtection {
+		return dbaas.Errorf(dbaas.Forbidden, "Instance %s is protected: set deletion_protection to false before deleting it.", in.ID)
+	}
+	if in.ClusterID != "" {
+		return dbaas.Errorf(dbaas.NotImplemented, "Instance %s is a member of cluster %s: shrink or delete the cluster.", in.ID, in.ClusterID)
+	}
+	replicas, err := tx.Replicas(in.ID)
+	if err != nil {
+		return err
+	}
+	if len(replicas) > 0 {
+		return dbaas.Errorf(dbaas.Forbidden, "Instance %s has replicas: detach or delete them before deleting their source.", in.ID)
+	}
+	return nil
+}
+
+// ResetStatus clears what keeps an instance from being changed or deleted: a running operation is cancelled, an ERROR
+// becomes ACTIVE. What the guest says is unknown until it reports again.
+func (s *Service) ResetStatus(ctx context.Context, c Caller, id string) (string, error) {
+	var operationID string
+	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+		in, err := ownInstance(tx, c, id)
+		if err != nil {
+			return err
+		}
+		op, err := tx.OperationHolding(in.ID)
+		if err != nil {
+			return err
+		}
+		if op != nil {
+			operationID = op.ID
+			return tx.CancelOperation(op.ID)
+		}
+		if in.Task == dbaas.TaskError {
+			in.Task = dbaas.TaskNone
+		}
+		if err := tx.UpdateInstance(in); err != nil {
+			return err
+		}
+		return forgetGuestStatus(tx, in.ID)
+	})
+	if err == nil && operationID != "" {
+		s.nudge(ctx, operationID)
+	}
+	return operationID, err
+}
+
+func forgetGuestStatus(tx *store.Tx, instanceID string) error {
+	guests, err := tx.Guests(instanceID)
+	if err != nil {
+		return err
+	}
+	for i := range guests {
+		guests[i].Status, guests[i].StatusCause = dbaas.GuestUnknown, "The status was reset."
+		if err := tx.UpdateGuest(&guests[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Credentials are what a client needs to connect.
+type Credentials struct {
+	Username string
+	Password string
+	URI      string
+}
+
+// Credentials reveals the password of the tenant's account.
+func (s *Service) Credentials(ctx context.Context, c Caller, id string) (*Credentials, error) {
+	v, err := s.Instance(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.manifest(&v.Version)
+	if err != nil {
+		return nil, err
+	}
+	password, err := s.Store.RevealSecret(ctx, v.ID, SecretPassword)
+	if err != nil {
+		return nil, err
+	}
+	cr := &Credentials{Username: m.Username, Password: string(password)}
+	if len(v.Addresses) > 0 {
+		cr.URI = fmt.Sprintf("%s://%s:%s@%s:%d", m.URIScheme, cr.Username, cr.Password, v.Addresses[0].Address, m.URIPort)
+	}
+	return cr, nil
+}
+
+// URI is where a client connects, without the password; "" while there is no address.
+func (s *Service) URI(v *dbaas.InstanceView) string {
+	m, ok := s.manifests[v.Version.Manager]
+	if !ok || len(v.Addresses) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s://%s@%s:%d", m.URIScheme, m.Username, v.Addresses[0].Address, m.URIPort)
+}
+
+// The kinds of secrets.
+const (
+	SecretPassword        = "password"         // of an instance: the tenant's account
+	SecretPendingPassword = "pending-password" // of an instance: what an operation is setting
+	SecretRPCKey          = "rpc-key"          // of a guest: signs its messages
+	SecretBrokerPassword  = "broker-password"  // of a guest: its login at the broker
+	secretValuePrefix     = "value:"           // of a configuration group: a secret parameter
+)
+
+// DefaultConfiguration gives the template's values for an instance.
+func (s *Service) DefaultConfiguration(ctx context.Context, c Caller, id string) (map[string]any, error) {
+	v, err := s.Instance(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.manifest(&v.Version)
+	if err != nil {
+		return nil, err
+	}
+	size, err := s.sizing(ctx, &v.Instance)
+	if err != nil {
+		return nil, err
+	}
+	return m.Defaults(v.Version.Name, size), nil
+}
+
+// sizing gives what parameter checks compare with.
+func (s *Service) sizing(ctx context.Context, in *dbaas.Instance) (datastore.Sizing, error) {
+	catalog, err := s.Catalog(ctx)
+	if err != nil {
+		return datastore.Sizing{}, err
+	}
+	flavor, _ := catalog.Flavor(in.FlavorID)
+	return datastore.Sizing{FlavorRAM: flavor.RAM, VolumeSize: in.VolumeSize}, nil
+}
+
+// RevealSecret gives the value of a secret by id, for answers that are repeated under an idempotency key. It gives
+// dbaas.NotFound when the secret has been replaced since.
+func (s *Service) RevealSecret(ctx context.Context, c Caller, secretID string) (string, error) {
+	var value []byte
+	err := s.Store.Tx(ctx, func(tx *store.Tx) (err error) {
+		value, err = tx.RevealSecret(secretID)
+		return err
+	})
+	return string(value), err
+}
+
+func encode(v any) (dbaas.JSON, error) {
+	if v == nil {
+		return nil, nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode %T: %w", v, err)
+	}
+	return b, nil
+}
