@@ -52,10 +52,12 @@ type Transport interface {
 	// be nil.
 	Call(ctx context.Context, m *Envelope, result any) error
 	// Cast hands m over, to be delivered at least once to one server of its topic. It returns nil once the transport
-	// has taken charge (the broker confirmed); dbaas.Unavailable when that did not happen before ctx ended.
+	// has taken charge (the broker confirmed); dbaas.Unavailable when that did not happen before ctx ended, and at once
+	// while the broker is known to be away.
 	Cast(ctx context.Context, m *Envelope) error
 	// Serve handles the messages of a topic, at most concurrency at a time, until ctx ends; it outlives interruptions
-	// of the broker. It returns nil when ctx ended and all handlers have returned.
+	// of the broker. It returns nil when ctx ended, or the transport was closed, and all handlers have returned. It
+	// fails at once only for a topic that this side may never serve.
 	Serve(ctx context.Context, topic string, concurrency int, h Handler) error
 	// Close ends all links. Calls under way fail with dbaas.Unavailable.
 	Close() error
