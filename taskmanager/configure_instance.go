@@ -1,0 +1,141 @@
+package taskmanager
+
+import (
+	"context"
+	"time"
+
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+func (m *Manager) configureInstance() engine.Workflow {
+	return engine.Workflow{
+		Kind: "configure_instance",
+		Doc:  "Applies the values of the instance's configuration group: dynamic ones live, others at the next restart.",
+		Steps: []engine.Step{
+			{Name: "applyConfiguration", Doc: "applying the configuration", Run: m.applyConfiguration, Within: 10 * time.Minute},
+			{Name: "markConfigured", Doc: "publishing the instance", Run: m.markConfigured, Within: 5 * time.Minute},
+		},
+		Failed: m.restoreConfiguration,
+		Ended:  "ACTIVE with the fault and the values that were in force before.",
+	}
+}
+
+// configureState adds what the steps pass on to what the request left.
+type configureState struct {
+	control.ConfigureState
+	RestartRequired []string `json:"restart_required,omitempty"`
+}
+
+func (m *Manager) applyConfiguration(ctx context.Context, op *engine.Operation) error {
+	var state configureState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	desired, err := m.desired(ctx, s)
+	if err != nil {
+		return err
+	}
+	request := guest.ConfigureRequest{Fence: fence(op, s, "configure"), Desired: desired}
+	if state.SetsPassword {
+		if request.Sealed, err = m.sealPassword(ctx, s, control.SecretPendingPassword); err != nil {
+			return err
+		}
+	}
+	applied, err := m.agent(s).Configure(ctx, request)
+	if err != nil {
+		return refused(err)
+	}
+	state.RestartRequired = applied.RestartRequired
+	return op.Put(state)
+}
+
+func (m *Manager) markConfigured(ctx context.Context, op *engine.Operation) error {
+	var state configureState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
+		if state.SetsPassword {
+			if err := adoptPassword(tx, s.instance.ID); err != nil {
+				return err
+			}
+		}
+		settle(s, state.RestartRequired)
+		return nil
+	})
+}
+
+// restoreConfiguration puts the values back that were in force before the change.
+func (m *Manager) restoreConfiguration(ctx context.Context, op *engine.Operation) error {
+	var state configureState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	now, err := m.Store.Now(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	if now.Sub(op.StepSince) < revertTime {
+		if err := m.reapply(ctx, op, s, state.PreviousValues, state.SetsPassword); err != nil {
+			return err
+		}
+	}
+	return m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
+		s, err := readSubject(tx, op.ResourceID)
+		if err != nil {
+			return err
+		}
+		if err := dropPending(tx, s.instance.ID); err != nil {
+			return err
+		}
+		s.instance.ConfigurationID = state.PreviousConfigurationID
+		settle(s, nil)
+		s.instance.Fault = op.Failure
+		return tx.UpdateInstance(s.instance)
+	})
+}
+
+// reapply configures the guest with these values and, with password, with the instance's own password.
+func (m *Manager) reapply(ctx context.Context, op *engine.Operation, s *subject, values map[string]any, password bool) error {
+	desired, err := m.desiredWith(ctx, s, values)
+	if err != nil {
+		return err
+	}
+	request := guest.ConfigureRequest{Fence: fence(op, s, "restore"), Desired: desired}
+	if password {
+		if request.Sealed, err = m.sealPassword(ctx, s, control.SecretPassword); err != nil {
+			return err
+		}
+	}
+	_, err = m.agent(s).Configure(ctx, request)
+	return err
+}
+
+// adoptPassword makes the pending password the instance's. Without a pending one it was done before.
+func adoptPassword(tx *store.Tx, instanceID string) error {
+	id, err := tx.FindSecret(instanceID, control.SecretPendingPassword)
+	if err != nil || id == "" {
+		return err
+	}
+	return tx.SecretMoveTo(id, control.SecretPassword)
+}
+
+// dropPending forgets a password that was not set after all.
+func dropPending(tx *store.Tx, instanceID string) error {
+	id, err := tx.FindSecret(instanceID, control.SecretPendingPassword)
+	if err != nil || id == "" {
+		return err
+	}
+	return tx.DeleteSecret(id)
+}

@@ -1,0 +1,285 @@
+package taskmanager
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/rpc"
+	"github.com/grove-dbaas/grove/internal/secret"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+func (m *Manager) createInstance() engine.Workflow {
+	return engine.Workflow{
+		Kind: "create_instance",
+		Doc:  "Provisions a guest for a new instance and starts its database.",
+		Steps: []engine.Step{
+			{Name: "ensureSecurityGroup", Doc: "setting up who may connect", Run: m.ensureSecurityGroup, Within: 5 * time.Minute},
+			{Name: "ensurePort", Doc: "getting an address", Run: m.ensurePort, Within: 5 * time.Minute},
+			{Name: "ensureVolume", Doc: "creating the volume", Run: m.ensureVolume, Within: 5 * time.Minute},
+			{Name: "awaitVolume", Doc: "waiting for the volume", Run: m.awaitVolume, Within: 10 * time.Minute},
+			{Name: "ensureAccount", Doc: "creating the guest's login at the message broker", Run: m.ensureAccount, Within: 5 * time.Minute},
+			{Name: "ensureServer", Doc: "creating the server", Run: m.ensureServer, Within: 5 * time.Minute},
+			{Name: "awaitServer", Doc: "waiting for the server", Run: m.awaitServer, Within: 10 * time.Minute},
+			{Name: "awaitAgent", Doc: "waiting for the guest agent's first contact", Run: m.awaitAgent, Within: 15 * time.Minute},
+			{Name: "prepareGuest", Doc: "installing and starting the database", Run: m.prepareGuest, Within: 10 * time.Minute},
+			{Name: "awaitReady", Doc: "waiting for the database to serve", Run: m.awaitReady, Within: 30 * time.Minute},
+			{Name: "markActive", Doc: "publishing the instance", Run: m.markActive, Within: 5 * time.Minute},
+		},
+		Failed: m.giveUp,
+		Ended:  "ERROR with the fault; what was created stays accounted for until the instance is deleted.",
+	}
+}
+
+// createState is what the steps of a create pass on.
+type createState struct {
+	SecurityGroupID string `json:"security_group_id"`
+}
+
+// objectName is what everything made for a guest is called in the cloud.
+func objectName(guestID string) string { return "grove-" + guestID }
+
+func (m *Manager) ensureSecurityGroup(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	id, err := m.applyAccess(ctx, s, s.instance.Access)
+	if err != nil {
+		return err
+	}
+	return op.Put(createState{SecurityGroupID: id})
+}
+
+// applyAccess makes the guest's security group as access says.
+func (m *Manager) applyAccess(ctx context.Context, s *subject, access dbaas.Access) (string, error) {
+	ports, err := m.tcpPorts(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	id, err := m.Cloud.EnsureSecurityGroup(ctx, cloud.SecurityGroupSpec{
+		GuestID: s.guest.ID, Name: objectName(s.guest.ID), TCPPorts: ports, AllowedCIDRs: access.AllowedCIDRs,
+	})
+	return id, refused(err)
+}
+
+func (m *Manager) tcpPorts(ctx context.Context, s *subject) ([]int, error) {
+	version, err := m.Store.Version(ctx, s.instance.DatastoreVersionID)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := m.manifest(*version)
+	if err != nil {
+		return nil, err
+	}
+	return manifest.TCPPorts, nil
+}
+
+func (m *Manager) ensurePort(ctx context.Context, op *engine.Operation) error {
+	var state createState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	ports, err := m.tcpPorts(ctx, s)
+	if err != nil {
+		return err
+	}
+	spec := cloud.PortSpec{
+		GuestID: s.guest.ID, Name: objectName(s.guest.ID), SecurityGroupID: state.SecurityGroupID,
+		TCPPorts: ports, RecordedID: s.guest.PortID,
+	}
+	if s.instance.Nic != nil {
+		spec.Nic = *s.instance.Nic
+	}
+	port, err := m.Cloud.EnsurePort(ctx, spec)
+	if err != nil {
+		return refused(err)
+	}
+	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+		s.guest.PortID, s.guest.Address = port.ID, port.Address
+		s.instance.Addresses = []dbaas.Address{{Address: port.Address, Type: "private", Network: port.Network}}
+		return nil
+	})
+}
+
+func (m *Manager) ensureVolume(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	volume, err := m.Cloud.EnsureVolume(ctx, cloud.VolumeSpec{
+		GuestID: s.guest.ID, Name: objectName(s.guest.ID), SizeGB: s.instance.VolumeSize,
+		Type: s.instance.VolumeType, Zone: s.instance.Zone, RecordedID: s.guest.VolumeID,
+	})
+	if err != nil {
+		return refused(err)
+	}
+	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+		s.guest.VolumeID = volume.ID
+		return nil
+	})
+}
+
+func (m *Manager) awaitVolume(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	volume, err := m.Cloud.Volume(ctx, s.guest.VolumeID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case volume.Status == cloud.VolumeError:
+		return engine.Permanent(dbaas.Errorf(dbaas.Internal, "The volume could not be provided."))
+	case volume.Status != cloud.VolumeAvailable && volume.Status != cloud.VolumeInUse, volume.SizeGB < s.instance.VolumeSize:
+		op.SetProgress("the volume is %s", volume.Status)
+		return engine.Wait(cloudPoll)
+	}
+	return nil
+}
+
+// cloudPoll is how often the cloud is asked for what it does not tell by itself.
+const cloudPoll = time.Second
+
+// ensureAccount gives the guest its login. The password is chosen and stored first, so that a second run gives the same.
+func (m *Manager) ensureAccount(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	password, err := m.brokerPassword(ctx, op, s)
+	if err != nil {
+		return err
+	}
+	return m.Accounts.Ensure(ctx, rpc.Account{GuestID: s.guest.ID, Queue: s.guest.Queue, Password: password})
+}
+
+// brokerPassword gives the guest's password at the broker, choosing it the first time.
+func (m *Manager) brokerPassword(ctx context.Context, op *engine.Operation, s *subject) (string, error) {
+	var password string
+	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
+		id, err := tx.FindSecret(s.guest.ID, control.SecretBrokerPassword)
+		if err != nil {
+			return err
+		}
+		if id == "" {
+			password = secret.GeneratePassword()
+			_, err = tx.PutSecret(s.guest.ID, control.SecretBrokerPassword, []byte(password))
+			return err
+		}
+		value, err := tx.RevealSecret(id)
+		password = string(value)
+		return err
+	})
+	return password, err
+}
+
+func (m *Manager) ensureServer(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	version, err := m.Store.Version(ctx, s.instance.DatastoreVersionID)
+	if err != nil {
+		return err
+	}
+	bootstrap, err := m.bootstrap(ctx, op, s, version)
+	if err != nil {
+		return err
+	}
+	server, err := m.Cloud.EnsureServer(ctx, cloud.ServerSpec{
+		GuestID: s.guest.ID, Name: objectName(s.guest.ID), FlavorID: s.instance.FlavorID,
+		Image: version.Image, ImageTags: version.ImageTags, Zone: s.instance.Zone,
+		PortID: s.guest.PortID, VolumeID: s.guest.VolumeID, RecordedID: s.guest.ServerID, UserData: bootstrap,
+		Metadata: map[string]string{"grove_instance_id": s.instance.ID, "grove_project_id": s.instance.ProjectID},
+	})
+	if err != nil {
+		return refused(err)
+	}
+	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+		s.guest.ServerID = server.ID
+		return nil
+	})
+}
+
+// bootstrap is what the new server's agent must know before its first contact.
+func (m *Manager) bootstrap(ctx context.Context, op *engine.Operation, s *subject, version *dbaas.DatastoreVersion) ([]byte, error) {
+	key, err := m.Store.RevealSecret(ctx, s.guest.ID, control.SecretRPCKey)
+	if err != nil {
+		return nil, err
+	}
+	b := guest.Bootstrap{
+		GuestID: s.guest.ID, Datastore: version.Manager, Version: version.Name, Address: s.guest.Address,
+		Queue: s.guest.Queue, RPCKey: key, Heartbeat: m.Heartbeat,
+	}
+	if m.GuestRPCURL != nil {
+		password, err := m.brokerPassword(ctx, op, s)
+		if err != nil {
+			return nil, err
+		}
+		b.RPCURL = m.GuestRPCURL(s.guest.ID, password)
+	}
+	return json.Marshal(b)
+}
+
+func (m *Manager) awaitServer(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	server, err := m.Cloud.Server(ctx, s.guest.ServerID)
+	if err != nil {
+		return err
+	}
+	switch server.Status {
+	case cloud.ServerActive:
+		return nil
+	case cloud.ServerError:
+		return engine.Permanent(dbaas.WrapError(serverFault(server.Fault), dbaas.Internal, "The server could not be started."))
+	default:
+		op.SetProgress("the server is %s", server.Status)
+		return engine.Wait(cloudPoll)
+	}
+}
+
+// serverFault is the provider's own reason, which only operators see.
+type serverFault string
+
+func (f serverFault) Error() string { return string(f) }
+
+func (m *Manager) prepareGuest(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	desired, err := m.desired(ctx, s)
+	if err != nil {
+		return err
+	}
+	sealed, err := m.sealPassword(ctx, s, control.SecretPassword)
+	if err != nil {
+		return err
+	}
+	return m.agent(s).Prepare(ctx, guest.PrepareRequest{Fence: fence(op, s, "prepare"), Desired: desired, Sealed: sealed})
+}
+
+// refused tells an answer that no retry can change from one that may pass.
+func refused(err error) error {
+	switch dbaas.ErrorCode(err) {
+	case dbaas.BadRequest, dbaas.OverLimit, dbaas.NotFound, dbaas.Forbidden, dbaas.NotImplemented, dbaas.Unprocessable:
+		return engine.Permanent(err)
+	default:
+		return err
+	}
+}

@@ -1,0 +1,197 @@
+package taskmanager
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/rpc"
+	"github.com/grove-dbaas/grove/internal/store"
+)
+
+// serveNudges lets the engine look at once at what a user just asked for.
+func (m *Manager) serveNudges(ctx context.Context) error {
+	return m.Transport.Serve(ctx, rpc.TopicTaskmanager, 4, func(_ context.Context, e *rpc.Envelope) (any, error) {
+		if e.Method != control.MethodNudge {
+			return nil, dbaas.Errorf(dbaas.NotImplemented, "The taskmanager has no method %q.", e.Method)
+		}
+		var n control.Nudge
+		if err := json.Unmarshal(e.Args, &n); err != nil {
+			return nil, dbaas.WrapError(err, dbaas.BadRequest, "A nudge needs an operation id.")
+		}
+		m.engine.Nudge(n.OperationID)
+		return nil, nil
+	})
+}
+
+// receiveReports records what guests say of their databases, and wakes the operation that waits for it. What a guest
+// says is believed about itself alone: the key that verified the message is the sender's.
+func (m *Manager) receiveReports(ctx context.Context) error {
+	return m.Transport.Serve(ctx, rpc.TopicReports, 8, func(ctx context.Context, e *rpc.Envelope) (any, error) {
+		key, err := m.keys.key(ctx, e.Sender)
+		if err != nil {
+			return nil, err
+		}
+		report, err := guest.VerifyReport(key, e)
+		if err != nil {
+			return nil, err
+		}
+		return nil, m.recordReport(ctx, e, report)
+	})
+}
+
+func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.StatusReport) error {
+	g, err := m.Store.Guest(ctx, e.Sender)
+	if err != nil {
+		return err
+	}
+	changed, err := m.Store.RecordReport(ctx, store.ReportRow{
+		GuestID: g.ID, BootID: e.BootID, Sequence: e.Sequence,
+		Status: r.Status.Status, StatusCause: r.Status.Cause, PublicKey: r.PublicKey, AgentVersion: r.AgentVersion,
+		Observed: r.Status.Observed, Events: reportedEvents(g, r),
+	})
+	if err != nil || !changed {
+		return err
+	}
+	woken, err := m.Store.WakeOperations(ctx, g.InstanceID)
+	for _, id := range woken {
+		m.engine.Nudge(id)
+	}
+	return err
+}
+
+func reportedEvents(g *dbaas.Guest, r *guest.StatusReport) []dbaas.Event {
+	events := make([]dbaas.Event, len(r.Events))
+	for i, ev := range r.Events {
+		events[i] = dbaas.Event{
+			ID: ev.ID, ProjectID: g.ProjectID, ResourceType: "instance", ResourceID: g.InstanceID,
+			Kind: ev.Kind, Message: ev.Message, Actor: "guest:" + g.ID,
+		}
+	}
+	return events
+}
+
+const (
+	heartbeatBatch = 500
+	heartbeatDelay = 200 * time.Millisecond
+)
+
+// receiveHeartbeats gathers signs of life and stores them a batch at a time. One that is lost is followed by the next.
+func (m *Manager) receiveHeartbeats(ctx context.Context) error {
+	beats := make(chan dbaas.Heartbeat, 4*heartbeatBatch)
+	var stored sync.WaitGroup
+	stored.Go(func() { m.storeHeartbeats(ctx, beats) })
+	err := m.Transport.Serve(ctx, rpc.TopicHeartbeats, 8, func(ctx context.Context, e *rpc.Envelope) (any, error) {
+		h, err := m.heartbeat(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case beats <- *h:
+		case <-ctx.Done():
+		}
+		return nil, nil
+	})
+	close(beats)
+	stored.Wait()
+	return err
+}
+
+func (m *Manager) heartbeat(ctx context.Context, e *rpc.Envelope) (*dbaas.Heartbeat, error) {
+	key, err := m.keys.key(ctx, e.Sender)
+	if err != nil {
+		return nil, err
+	}
+	h, err := guest.VerifyHeartbeat(key, e)
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := json.Marshal(h.Metrics)
+	if err != nil {
+		return nil, dbaas.WrapError(err, dbaas.BadRequest, "The heartbeat's metrics are not numbers.")
+	}
+	return &dbaas.Heartbeat{
+		GuestID: e.Sender, BootID: e.BootID, Sequence: e.Sequence, SeenAt: dbaas.At(m.Clock.Now()),
+		VolumeUsed: h.VolumeUsed, VolumeTotal: h.VolumeTotal, Metrics: string(metrics),
+	}, nil
+}
+
+func (m *Manager) storeHeartbeats(ctx context.Context, beats <-chan dbaas.Heartbeat) {
+	tick := time.NewTicker(heartbeatDelay)
+	defer tick.Stop()
+	var batch []dbaas.Heartbeat
+	flush := func() {
+		if len(batch) == 0 {
+			return
+		}
+		if err := m.Store.RecordHeartbeats(context.WithoutCancel(ctx), batch); err != nil {
+			m.Logger.ErrorContext(ctx, "heartbeats not stored", "count", len(batch), "error", err)
+		} else if m.OnHeartbeats != nil {
+			m.OnHeartbeats(len(batch))
+		}
+		batch = batch[:0]
+	}
+	for {
+		select {
+		case h, ok := <-beats:
+			if !ok {
+				flush()
+				return
+			}
+			if batch = append(batch, h); len(batch) >= heartbeatBatch {
+				flush()
+			}
+		case <-tick.C:
+			flush()
+		}
+	}
+}
+
+// keyCache remembers the guests' message keys, which never change while a guest lives.
+type keyCache struct {
+	store *store.Store
+	mu    sync.Mutex
+	keys  map[string][]byte
+}
+
+// keyCacheSize bounds the memory that keys take; beyond it the cache starts anew.
+const keyCacheSize = 50_000
+
+func newKeyCache(s *store.Store) *keyCache {
+	return &keyCache{store: s, keys: map[string][]byte{}}
+}
+
+// key gives a guest's message key; of a guest that is unknown or deleted, dbaas.Unauthorized.
+func (c *keyCache) key(ctx context.Context, guestID string) ([]byte, error) {
+	c.mu.Lock()
+	key, ok := c.keys[guestID]
+	c.mu.Unlock()
+	if ok {
+		return key, nil
+	}
+	key, err := c.store.RevealSecret(ctx, guestID, control.SecretRPCKey)
+	if dbaas.ErrorCode(err) == dbaas.NotFound {
+		return nil, dbaas.Errorf(dbaas.Unauthorized, "No guest %q is known.", guestID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.keys) >= keyCacheSize {
+		clear(c.keys)
+	}
+	c.keys[guestID] = key
+	return key, nil
+}
+
+// forget drops the key of a guest that was deleted.
+func (c *keyCache) forget(guestID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.keys, guestID)
+}

@@ -1,0 +1,159 @@
+package taskmanager
+
+import (
+	"context"
+	"time"
+
+	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+func (m *Manager) resizeFlavor() engine.Workflow {
+	return engine.Workflow{
+		Kind: "resize_flavor",
+		Doc:  "Moves the server to another flavor and fits the database to it; the move is confirmed once the database serves.",
+		Steps: []engine.Step{
+			{Name: "stopDatabase", Doc: "stopping the database", Run: m.stopDatabase, Within: 15 * time.Minute},
+			{Name: "resizeServer", Doc: "resizing the server", Run: m.resizeServer, Within: 10 * time.Minute},
+			{Name: "awaitResized", Doc: "waiting for the resized server", Run: m.awaitResized, Within: 30 * time.Minute},
+			{Name: "awaitAgent", Doc: "waiting for the guest agent", Run: m.awaitAgent, Within: 15 * time.Minute},
+			{Name: "fitDatabase", Doc: "fitting the database to the flavor", Run: m.reconfigure, Within: 10 * time.Minute},
+			{Name: "startDatabase", Doc: "starting the database", Run: m.startDatabase, Within: 15 * time.Minute},
+			{Name: "awaitReady", Doc: "waiting for the database to serve", Run: m.awaitReady, Within: 30 * time.Minute},
+			{Name: "confirmResize", Doc: "confirming the resize", Run: m.confirmResize, Within: 10 * time.Minute},
+			{Name: "awaitServer", Doc: "waiting for the server", Run: m.awaitServer, Within: 10 * time.Minute},
+			{Name: "markActive", Doc: "publishing the instance", Run: m.markActive, Within: 5 * time.Minute},
+		},
+		Failed: m.revertFlavor,
+		Ended:  "ACTIVE with the fault on the old flavor; ERROR when the database does not come back there.",
+	}
+}
+
+func (m *Manager) stopDatabase(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	return m.agent(s).Stop(ctx, fence(op, s, "stop"))
+}
+
+func (m *Manager) startDatabase(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	return m.agent(s).Restart(ctx, fence(op, s, "start"))
+}
+
+func (m *Manager) resizeServer(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	return refused(m.Cloud.ResizeServer(ctx, s.guest.ServerID, s.instance.FlavorID))
+}
+
+func (m *Manager) awaitResized(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	server, err := m.Cloud.Server(ctx, s.guest.ServerID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case server.Status == cloud.ServerVerifyResize:
+		return nil
+	case server.Status == cloud.ServerError:
+		return engine.Permanent(dbaas.WrapError(serverFault(server.Fault), dbaas.Internal, "The server could not be resized."))
+	case server.Status == cloud.ServerActive && server.FlavorID == s.instance.FlavorID:
+		return nil
+	case server.Status == cloud.ServerActive:
+		return engine.Permanent(dbaas.Errorf(dbaas.Internal, "The cloud gave up resizing the server; it is as before."))
+	}
+	op.SetProgress("the server is %s", server.Status)
+	return engine.Wait(cloudPoll)
+}
+
+func (m *Manager) confirmResize(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	server, err := m.Cloud.Server(ctx, s.guest.ServerID)
+	if err != nil {
+		return err
+	}
+	if server.Status == cloud.ServerActive {
+		return nil // confirmed, by an earlier run or by the cloud's own timer
+	}
+	return m.Cloud.ConfirmResize(ctx, s.guest.ServerID)
+}
+
+// revertTime is how long a failed resize may try to bring the old shape back before it says ERROR.
+const revertTime = 10 * time.Minute
+
+// revertFlavor brings the server and the database back to what they were.
+func (m *Manager) revertFlavor(ctx context.Context, op *engine.Operation) error {
+	now, err := m.Store.Now(ctx)
+	if err != nil {
+		return err
+	}
+	if now.Sub(op.StepSince) > revertTime {
+		return m.giveUp(ctx, op)
+	}
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	if done, err := m.revertServer(ctx, s); err != nil || !done {
+		return orWait(err)
+	}
+	s.instance.FlavorID = s.instance.Applied.FlavorID
+	if err := m.restoreDatabase(ctx, op, s); err != nil {
+		return err
+	}
+	return m.keepServing(ctx, op, func(s *subject) { s.instance.FlavorID = s.instance.Applied.FlavorID })
+}
+
+// revertServer asks for the old flavor and tells whether the server runs on it.
+func (m *Manager) revertServer(ctx context.Context, s *subject) (bool, error) {
+	server, err := m.Cloud.Server(ctx, s.guest.ServerID)
+	if err != nil {
+		return false, err
+	}
+	switch {
+	case server.Status == cloud.ServerVerifyResize:
+		return false, m.Cloud.RevertResize(ctx, server.ID)
+	case server.Status == cloud.ServerActive && server.FlavorID != s.instance.Applied.FlavorID:
+		return false, m.Cloud.ResizeServer(ctx, server.ID, s.instance.Applied.FlavorID)
+	}
+	return server.Status == cloud.ServerActive, nil
+}
+
+// restoreDatabase fits the database to the flavor in s, starts it and requires that it serves.
+func (m *Manager) restoreDatabase(ctx context.Context, op *engine.Operation, s *subject) error {
+	desired, err := m.desired(ctx, s)
+	if err != nil {
+		return err
+	}
+	agent := m.agent(s)
+	if _, err := agent.Configure(ctx, guest.ConfigureRequest{Fence: fence(op, s, "refit"), Desired: desired}); err != nil {
+		return err
+	}
+	if err := agent.Restart(ctx, fence(op, s, "restart-after-revert")); err != nil {
+		return err
+	}
+	return m.awaitReady(ctx, op)
+}
+
+// orWait turns "nothing went wrong, but it is not done" into a wait.
+func orWait(err error) error {
+	if err != nil {
+		return err
+	}
+	return engine.Wait(cloudPoll)
+}

@@ -1,0 +1,103 @@
+package taskmanager
+
+import (
+	"context"
+	"time"
+
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+func (m *Manager) setPassword() engine.Workflow {
+	return engine.Workflow{
+		Kind: "set_password",
+		Doc:  "Gives the tenant's account a new password; open connections stay.",
+		Steps: []engine.Step{
+			{Name: "applyPassword", Doc: "setting the password", Run: m.applyPassword, Within: 10 * time.Minute},
+			{Name: "markPassword", Doc: "publishing the instance", Run: m.markPassword, Within: 5 * time.Minute},
+		},
+		Failed: m.restorePassword,
+		Ended:  "ACTIVE with the fault and the old password.",
+	}
+}
+
+func (m *Manager) applyPassword(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	desired, err := m.desired(ctx, s)
+	if err != nil {
+		return err
+	}
+	sealed, err := m.sealPassword(ctx, s, control.SecretPendingPassword)
+	if err != nil {
+		return err
+	}
+	applied, err := m.agent(s).Configure(ctx, guest.ConfigureRequest{Fence: fence(op, s, "password"), Desired: desired, Sealed: sealed})
+	if err != nil {
+		return refused(err)
+	}
+	var state passwordState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	state.RestartRequired = applied.RestartRequired
+	return op.Put(state)
+}
+
+// passwordState adds what the steps pass on to what the request left.
+type passwordState struct {
+	control.PasswordState
+	RestartRequired []string `json:"restart_required,omitempty"`
+}
+
+func (m *Manager) markPassword(ctx context.Context, op *engine.Operation) error {
+	var state passwordState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
+		if err := adoptPassword(tx, s.instance.ID); err != nil {
+			return err
+		}
+		s.instance.RootEnabledAt, s.instance.RootEnabledBy = dbaas.Instant(0), ""
+		if state.RootEnabled {
+			s.instance.RootEnabledAt, s.instance.RootEnabledBy = tx.Now(), state.EnabledBy
+		}
+		settle(s, state.RestartRequired)
+		return nil
+	})
+}
+
+// restorePassword puts the old password back, for the new one may have been set before the failure.
+func (m *Manager) restorePassword(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	now, err := m.Store.Now(ctx)
+	if err != nil {
+		return err
+	}
+	if now.Sub(op.StepSince) < revertTime {
+		if err := m.restoreOldPassword(ctx, op, s); err != nil {
+			return err
+		}
+	}
+	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
+		s.instance.Task, s.instance.Fault = dbaas.TaskNone, op.Failure
+		return dropPending(tx, s.instance.ID)
+	})
+}
+
+func (m *Manager) restoreOldPassword(ctx context.Context, op *engine.Operation, s *subject) error {
+	desired, err := m.desired(ctx, s)
+	if err != nil {
+		return err
+	}
+	return m.reapply(ctx, op, s, desired.Values, true)
+}

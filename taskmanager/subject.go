@@ -1,0 +1,203 @@
+package taskmanager
+
+import (
+	"context"
+	"time"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+// subject is what a step works on: the rows around the operation's instance, read under its lease.
+type subject struct {
+	instance *dbaas.Instance
+	guest    *dbaas.Guest
+	group    *dbaas.Group
+}
+
+// load reads the operation's subject. It fails with engine.ErrLeaseLost when another worker holds the operation.
+func (m *Manager) load(ctx context.Context, op *engine.Operation) (*subject, error) {
+	var s *subject
+	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) (err error) {
+		s, err = readSubject(tx, op.ResourceID)
+		return err
+	})
+	return s, err
+}
+
+// update changes the operation's subject, under its lease and in one transaction.
+func (m *Manager) update(ctx context.Context, op *engine.Operation, edit func(tx *store.Tx, s *subject) error) error {
+	return m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
+		s, err := readSubject(tx, op.ResourceID)
+		if err != nil {
+			return err
+		}
+		if err := edit(tx, s); err != nil {
+			return err
+		}
+		if err := tx.UpdateGuest(s.guest); err != nil {
+			return err
+		}
+		return tx.UpdateInstance(s.instance)
+	})
+}
+
+func readSubject(tx *store.Tx, instanceID string) (*subject, error) {
+	in, err := tx.Instance(instanceID)
+	if err != nil {
+		return nil, err
+	}
+	guests, err := tx.Guests(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if len(guests) == 0 {
+		return nil, engine.Permanent(dbaas.Errorf(dbaas.Internal, "Instance %s has no guest.", in.ID))
+	}
+	group, err := tx.Group(in.GroupID)
+	return &subject{instance: in, guest: &guests[0], group: group}, err
+}
+
+// agent gives the API of the subject's agent.
+func (m *Manager) agent(s *subject) guest.API { return m.guests.Guest(s.guest) }
+
+// fence marks a command to the guest, so that a late one does no harm and a repeated one is recognised.
+func fence(op *engine.Operation, s *subject, deed string) guest.Fence {
+	return guest.Fence{
+		GroupEpoch: s.group.Epoch, OperationID: op.ID, LeaseEpoch: op.LeaseEpoch,
+		CommandID: op.ID + "." + deed,
+	}
+}
+
+// desired says what the subject's database should be. It carries no secrets.
+func (m *Manager) desired(ctx context.Context, s *subject) (datastore.Desired, error) {
+	values := map[string]any{}
+	if s.instance.ConfigurationID != "" {
+		group, err := m.Store.Configuration(ctx, s.instance.ConfigurationID)
+		if err != nil {
+			return datastore.Desired{}, err
+		}
+		values = group.Values
+	}
+	return m.desiredWith(ctx, s, values)
+}
+
+// desiredWith is desired with these values in the place of the attached group's.
+func (m *Manager) desiredWith(ctx context.Context, s *subject, values map[string]any) (datastore.Desired, error) {
+	version, err := m.Store.Version(ctx, s.instance.DatastoreVersionID)
+	if err != nil {
+		return datastore.Desired{}, err
+	}
+	catalog, err := m.Store.Catalog(ctx, m.Region)
+	if err != nil {
+		return datastore.Desired{}, err
+	}
+	flavor, ok := catalog.Flavor(s.instance.FlavorID)
+	if !ok {
+		return datastore.Desired{}, engine.Permanent(dbaas.Errorf(dbaas.BadRequest, "Flavor %s is no longer on offer.", s.instance.FlavorID))
+	}
+	return datastore.Desired{
+		Version: version.Name, Address: s.guest.Address, FlavorRAM: flavor.RAM, VCPUs: flavor.VCPUs,
+		VolumeSize: s.instance.VolumeSize, Values: values,
+	}, nil
+}
+
+// sealPassword gives the instance's password of a kind, sealed to the agent.
+func (m *Manager) sealPassword(ctx context.Context, s *subject, kind string) (guest.Sealed, error) {
+	password, err := m.Store.RevealSecret(ctx, s.instance.ID, kind)
+	if err != nil {
+		return nil, err
+	}
+	return guest.SealSecrets(s.guest.PublicKey, map[string]string{control.SecretPassword: string(password)})
+}
+
+// awaitAgent waits until the agent answers.
+func (m *Manager) awaitAgent(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	if len(s.guest.PublicKey) == 0 {
+		return engine.Wait(agentPoll)
+	}
+	if _, err := m.agent(s).Status(ctx); err != nil {
+		op.SetProgress("the guest agent does not answer yet")
+		return engine.Wait(agentPoll)
+	}
+	return nil
+}
+
+// awaitReady waits until the database serves, and until what the API shows says so too.
+func (m *Manager) awaitReady(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	report, err := m.agent(s).Status(ctx)
+	if err != nil {
+		op.SetProgress("the guest agent does not answer")
+		return engine.Wait(agentPoll)
+	}
+	if report.Status.Status != dbaas.GuestHealthy {
+		op.SetProgress("the database is %s: %s", report.Status.Status, report.Status.Cause)
+		return engine.Wait(readyPoll)
+	}
+	if s.guest.Status != dbaas.GuestHealthy {
+		return engine.Wait(readyPoll)
+	}
+	return nil
+}
+
+const (
+	agentPoll = time.Second            // a first contact wakes the operation sooner
+	readyPoll = 200 * time.Millisecond // a report wakes the operation sooner
+)
+
+// settle ends a change well: the instance is idle again and what it has now is what the next failure goes back to.
+// restart names parameters that take effect only at the next start.
+func settle(s *subject, restart []string) {
+	s.instance.Task = dbaas.TaskNone
+	if len(restart) > 0 {
+		s.instance.Task = dbaas.TaskRestartRequired
+	}
+	s.instance.Fault = nil
+	s.instance.Applied = shape(s.instance)
+}
+
+func shape(in *dbaas.Instance) *dbaas.Shape {
+	return &dbaas.Shape{FlavorID: in.FlavorID, VolumeSize: in.VolumeSize, ConfigurationID: in.ConfigurationID}
+}
+
+// markActive is the last step of a change after which nothing is pending.
+func (m *Manager) markActive(ctx context.Context, op *engine.Operation) error {
+	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+		settle(s, nil)
+		return nil
+	})
+}
+
+// keepServing ends a change that failed for good where a usable database remains: ACTIVE, with the fault and what
+// restore puts back.
+func (m *Manager) keepServing(ctx context.Context, op *engine.Operation, restore func(s *subject)) error {
+	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+		if restore != nil {
+			restore(s)
+		}
+		s.instance.Task = dbaas.TaskNone
+		s.instance.Fault = op.Failure
+		return nil
+	})
+}
+
+// giveUp ends a change that left no usable database: ERROR, with the fault. Delete is what cleans up.
+func (m *Manager) giveUp(ctx context.Context, op *engine.Operation) error {
+	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+		s.instance.Task = dbaas.TaskError
+		s.instance.Fault = op.Failure
+		return nil
+	})
+}

@@ -1,0 +1,149 @@
+// Package taskmanager makes accepted wishes come true: the workflows, one file each, and the receiver of what guests
+// report. Any number of taskmanagers work beside each other; an operation's lease says whose turn it is.
+package taskmanager
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/clock"
+	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/rpc"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+// Config is what a Manager works with. All fields are needed, save those that say otherwise.
+type Config struct {
+	Store      *store.Store
+	Cloud      cloud.Provider
+	Transport  rpc.Transport
+	Accounts   rpc.Accounts
+	Datastores []datastore.Datastore
+	Region     string
+	Node       string // name of this process, unique among taskmanagers
+	// GuestRPCURL gives the broker's URL as a guest with this login reaches it; nil for the in-process transport.
+	GuestRPCURL func(guestID, password string) string
+	Heartbeat   time.Duration // between two signs of life of a guest
+	Retention   store.Retention
+	Workers     int
+	Lease       time.Duration // of an operation; a crash delays its operations by this at most
+	Clock       clock.Clock
+	Logger      *slog.Logger
+	// Observe and OnTransition watch the engine; nil for none.
+	Observe      func(engine.Point, *engine.Operation)
+	OnTransition func(engine.Transition)
+	// OnHeartbeats counts signs of life that were stored; nil for none.
+	OnHeartbeats func(n int)
+}
+
+// Manager is a taskmanager.
+type Manager struct {
+	Config
+	engine *engine.Engine
+	guests *guest.Client
+	keys   *keyCache
+}
+
+// New makes a Manager. It starts nothing.
+func New(c Config) (*Manager, error) {
+	m := &Manager{Config: c}
+	m.keys = newKeyCache(c.Store)
+	m.guests = guest.NewClient(c.Transport, c.Node, m.keys.key)
+	var err error
+	m.engine, err = engine.New(engine.Config{
+		Store: c.Store, Workflows: m.Workflows(), Worker: c.Node, Workers: c.Workers, Lease: c.Lease,
+		Clock: c.Clock, Logger: c.Logger, Observe: c.Observe, OnTransition: c.OnTransition,
+	})
+	return m, err
+}
+
+// Workflows lists everything that a taskmanager can do.
+func (m *Manager) Workflows() []engine.Workflow {
+	return []engine.Workflow{
+		m.createInstance(),
+		m.deleteInstance(),
+		m.restartInstance(),
+		m.resizeVolume(),
+		m.resizeFlavor(),
+		m.configureInstance(),
+		m.setPassword(),
+		m.updateAccess(),
+	}
+}
+
+// Workflows lists the workflows without anything to run them on, for documentation.
+func Workflows() []engine.Workflow { return (&Manager{}).Workflows() }
+
+// Engine is what runs the operations; tests step it by hand.
+func (m *Manager) Engine() *engine.Engine { return m.engine }
+
+// Run works until ctx ends. It returns nil once everything that it began has come to a safe point.
+func (m *Manager) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.engine.Run(ctx) })
+	g.Go(func() error { return m.serveNudges(ctx) })
+	g.Go(func() error { return m.receiveReports(ctx) })
+	g.Go(func() error { return m.receiveHeartbeats(ctx) })
+	g.Go(func() error { return m.every(ctx, catalogInterval, "sync the catalog", m.SyncCatalog) })
+	g.Go(func() error { return m.every(ctx, purgeInterval, "purge", m.purge) })
+	return g.Wait()
+}
+
+const (
+	catalogInterval = time.Minute
+	purgeInterval   = 10 * time.Minute
+	purgeBatch      = 1000
+)
+
+// every does a recurring deed until ctx ends; a failure is logged and tried again the next time.
+func (m *Manager) every(ctx context.Context, interval time.Duration, what string, deed func(context.Context) error) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := deed(ctx); err != nil && ctx.Err() == nil {
+			m.Logger.ErrorContext(ctx, "recurring work failed", "work", what, "error", err)
+		}
+	}
+}
+
+// SyncCatalog stores what the cloud offers, so that reads call nobody.
+func (m *Manager) SyncCatalog(ctx context.Context) error {
+	catalog, err := m.Cloud.Catalog(ctx)
+	if err != nil {
+		return err
+	}
+	catalog.Region = m.Region
+	return m.Store.Tx(ctx, func(tx *store.Tx) error { return tx.SaveCatalog(catalog) })
+}
+
+// purge removes what is older than its configured age, a batch at a time.
+func (m *Manager) purge(ctx context.Context) error {
+	for {
+		n, err := m.Store.Purge(ctx, m.Retention, purgeBatch)
+		if err != nil || n < purgeBatch {
+			return err
+		}
+	}
+}
+
+// manifest finds the manifest that drives a version.
+func (m *Manager) manifest(v dbaas.DatastoreVersion) (*datastore.Manifest, error) {
+	for _, d := range m.Datastores {
+		if d.Manifest().Name == v.Manager {
+			return d.Manifest(), nil
+		}
+	}
+	return nil, engine.Permanent(dbaas.Errorf(dbaas.NotImplemented, "Nothing here drives the datastore %q.", v.Manager))
+}
