@@ -18,7 +18,7 @@ type DatastoreVersion struct {
 	Image       string
 	ImageTags   []string `gorm:"serializer:json"`
 	Packages    []string `gorm:"serializer:json"`
-	CreatedAt   Instant
+	CreatedAt   Instant  `gorm:"autoCreateTime:false"`
 }
 
 // Flavor is a size of server. RAM is in MB, Disk and Ephemeral in GB.
@@ -52,7 +52,7 @@ type Catalog struct {
 	VolumeTypes []VolumeType `gorm:"serializer:json"`
 	Networks    []Network    `gorm:"serializer:json"`
 	Zones       []string     `gorm:"serializer:json"`
-	UpdatedAt   Instant
+	UpdatedAt   Instant      `gorm:"autoUpdateTime:false"`
 }
 
 // Flavor finds a flavor by id.
@@ -73,10 +73,10 @@ type Configuration struct {
 	Name               string
 	Description        *string
 	DatastoreVersionID string
-	Values             map[string]any `gorm:"serializer:json"`
+	Values             map[string]any `gorm:"column:parameters;serializer:json"`
 	SecretNames        []string       `gorm:"serializer:json"`
-	CreatedAt          Instant
-	UpdatedAt          Instant
+	CreatedAt          Instant        `gorm:"autoCreateTime:false"`
+	UpdatedAt          Instant        `gorm:"autoUpdateTime:false"`
 	DeletedAt          Instant
 }
 
@@ -84,7 +84,7 @@ type Configuration struct {
 type Quota struct {
 	ProjectID string `gorm:"primaryKey"`
 	Resource  string `gorm:"primaryKey"`
-	Limit     int
+	Limit     int    `gorm:"column:hard_limit"`
 }
 
 // The resources that have quotas: counts, GB of volumes, MB of memory.
@@ -112,17 +112,17 @@ type Secret struct {
 	Kind      string // "password", "rpc-key", "configuration:requirepass", ...
 	KeyID     string
 	Sealed    []byte
-	CreatedAt Instant
+	CreatedAt Instant `gorm:"autoCreateTime:false"`
 }
 
 // Idempotency remembers the answer to a request that carried an Idempotency-Key. Secret values in the answer are
 // replaced by references to the secrets table.
 type Idempotency struct {
-	ProjectID string `gorm:"primaryKey"`
-	Key       string `gorm:"primaryKey"`
-	Hash      string // of method, path and body
-	Status    int    // 0 while the first request is still at work
-	Header    JSON   `gorm:"serializer:json"`
-	Body      JSON   `gorm:"serializer:json"`
-	CreatedAt Instant
+	ProjectID string  `gorm:"primaryKey"`
+	Key       string  `gorm:"primaryKey"`
+	Hash      string  // of method, path and body
+	Status    int     // 0 while the first request is still at work
+	Header    JSON    `gorm:"serializer:json"`
+	Body      JSON    `gorm:"serializer:json"`
+	CreatedAt Instant `gorm:"autoCreateTime:false"`
 }

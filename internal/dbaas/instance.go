@@ -26,9 +26,9 @@ type Instance struct {
 	RootEnabledBy      string
 	// Applied is what the guest was last configured with. It equals the wish above when nothing is pending, and is what
 	// a change that fails for good goes back to.
-	Applied   *Shape `gorm:"serializer:json"`
-	CreatedAt Instant
-	UpdatedAt Instant
+	Applied   *Shape  `gorm:"serializer:json"`
+	CreatedAt Instant `gorm:"autoCreateTime:false"`
+	UpdatedAt Instant `gorm:"autoUpdateTime:false"`
 	DeletedAt Instant // 0 while it lives
 }
 
@@ -83,7 +83,7 @@ type Group struct {
 	ProjectID string
 	Kind      GroupKind
 	Epoch     int64
-	CreatedAt Instant
+	CreatedAt Instant `gorm:"autoCreateTime:false"`
 	DeletedAt Instant
 }
 
@@ -106,9 +106,9 @@ type Guest struct {
 	Sequence     int64  // of that agent's last status report
 	PublicKey    []byte // the agent's, for sealing secrets to it
 	AgentVersion string
-	Observed     JSON `gorm:"serializer:json"` // the datastore's private view: role, version, ...
-	CreatedAt    Instant
-	UpdatedAt    Instant
+	Observed     JSON    `gorm:"serializer:json"` // the datastore's private view: role, version, ...
+	CreatedAt    Instant `gorm:"autoCreateTime:false"`
+	UpdatedAt    Instant `gorm:"autoUpdateTime:false"`
 	DeletedAt    Instant
 }
 

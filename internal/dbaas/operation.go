@@ -46,9 +46,9 @@ type Operation struct {
 	Failure      *Fault `gorm:"serializer:json"`
 	RequestID    string
 	TraceParent  string
-	Actor        string // user id, or "schedule:<id>", "watch"
-	CreatedAt    Instant
-	UpdatedAt    Instant
+	Actor        string  // user id, or "schedule:<id>", "watch"
+	CreatedAt    Instant `gorm:"autoCreateTime:false"`
+	UpdatedAt    Instant `gorm:"autoUpdateTime:false"`
 	EndedAt      Instant
 }
 
@@ -84,7 +84,7 @@ type Event struct {
 	Actor         string
 	RequestID     string
 	SourceAddress string
-	Before        JSON `gorm:"serializer:json"` // sizes before the change
-	After         JSON `gorm:"serializer:json"`
-	CreatedAt     Instant
+	Before        JSON    `gorm:"serializer:json"` // sizes before the change
+	After         JSON    `gorm:"serializer:json"`
+	CreatedAt     Instant `gorm:"autoCreateTime:false"`
 }
