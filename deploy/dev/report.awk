@@ -1,20 +1,21 @@
 # Shortens the output of "go test -v": of a package that passed, its closing line and the tests that it skipped; of one
 # that failed, everything but the names of tests that passed. Skips for want of a program that is installed for the
-# tests are written to the file named by the variable "skips".
+# tests are written to the file that GROVE_SKIPS names.
 
-function note_skip(line) {
-	skip = skip line "\n"
-	if (tolower(line) ~ /redis|valkey|postgres|rabbitmq|erlang|mkfs|losetup|no .* program|not installed/) wanted = wanted line "\n"
+function note_skip(name, why,    line) {
+	line = "  skipped: " name ": " why "\n"
+	skip = skip line
+	sub(/^[^ ]*: /, "", why) # the file's name says nothing
+	if (tolower(why) ~ /redis|valkey|postgres|rabbitmq|erlang|mkfs|losetup|not installed/) wanted = wanted line
 }
 
 /^=== (RUN|PAUSE|CONT|NAME) / { current = $3; next }
 /^ *--- PASS: / { next }
 /^ *--- SKIP: / {
-	name = $3
-	note_skip("  skipped: " name ": " reason[name])
+	note_skip($3, reason[$3])
 	next
 }
-/^(ok|\?|---|FAIL|panic:)?[ \t]/ && /^(ok  |\?   |FAIL)\t/ {
+/^(ok  |\?   |FAIL)\t/ {
 	if ($1 == "FAIL") printf "%s", buffer
 	printf "%s", skip
 	print
@@ -24,7 +25,6 @@ function note_skip(line) {
 	next
 }
 /^PASS$/ || /^coverage:/ { next }
-/^(#|go: )/ { print; fflush() }
 {
 	buffer = buffer $0 "\n"
 	if ($0 ~ /^ +[A-Za-z0-9_]+\.go:[0-9]+: /) {
@@ -35,6 +35,6 @@ function note_skip(line) {
 }
 END {
 	printf "%s", buffer
-	printf "%s", wanted > skips
-	close(skips)
+	printf "%s", wanted > ENVIRON["GROVE_SKIPS"]
+	close(ENVIRON["GROVE_SKIPS"])
 }

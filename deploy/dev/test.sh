@@ -100,12 +100,13 @@ start_postgres() {
 	local bin port tries as=() dir=$tmp/pg password
 	bin=$(postgres_bin)
 	mkdir "$dir"
+	password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+	(umask 077 && echo "$password" >"$dir/password")
 	if [ "$(id -u)" = 0 ]; then
-		chown postgres: "$dir"
+		chown -R postgres: "$dir"
 		as=(setpriv --reuid=postgres --regid=postgres --init-groups)
 	fi
-	password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
-	(cd "$dir" && "${as[@]}" "$bin/initdb" -D data -U grove -A scram-sha-256 --pwfile=<(echo "$password") \
+	(cd "$dir" && "${as[@]}" "$bin/initdb" -D data -U grove -A scram-sha-256 --pwfile=password \
 		--no-locale -E UTF8 --no-sync --no-instructions >initdb.log 2>&1) ||
 		die "initdb failed: $(tail -n 5 "$dir/initdb.log")"
 	for ((tries = 0; tries < 20; tries++)); do
@@ -136,17 +137,16 @@ go vet ./...
 mkdir "$tmp/t"
 chmod 711 "$tmp/t"
 set -m # a group of its own, which Ctrl-C reaches through the trap only
-env "$mark" TMPDIR="$tmp/t" go test -race -count=1 -p 2 -timeout 20m -v "${@:-./...}" > >(exec awk -f "$here/report.awk" -v skips="$tmp/skips") 2>&1 &
+(
+	set -o pipefail
+	env "$mark" TMPDIR="$tmp/t" go test -race -count=1 -p 2 -timeout 20m -v "${@:-./...}" 2>&1 |
+		GROVE_SKIPS=$tmp/skips awk -f "$here/report.awk"
+) &
 tests=$!
 set +m
 status=0
 wait "$tests" || status=$?
 tests=
-# The report ends after the tests; its last act is to write the file.
-for ((i = 0; i < 100; i++)); do
-	[ -e "$tmp/skips" ] && break
-	sleep 0.1
-done
 if [ -s "$tmp/skips" ]; then
 	say "skipped for want of what was installed for them:"
 	cat "$tmp/skips"
