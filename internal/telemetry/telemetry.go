@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"regexp"
 	"strings"
-	"sync"
 
 	"github.com/google/uuid"
 )
@@ -56,13 +55,11 @@ func TraceParent(ctx context.Context) string {
 }
 
 // traceParentForm is version-traceid-spanid-flags; version ff is forbidden by the standard.
-var traceParentForm = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^([0-9a-e][0-9a-f]|f[0-9a-e])-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
-})
+var traceParentForm = regexp.MustCompile(`^([0-9a-e][0-9a-f]|f[0-9a-e])-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
 // ValidTraceParent tells whether s is a W3C trace parent.
 func ValidTraceParent(s string) bool {
-	return len(s) == 55 && traceParentForm().MatchString(s) && !strings.Contains(s, noTrace) && !strings.Contains(s, noSpan)
+	return len(s) == 55 && traceParentForm.MatchString(s) && !strings.Contains(s, noTrace) && !strings.Contains(s, noSpan)
 }
 
 const (
