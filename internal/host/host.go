@@ -3,6 +3,12 @@ package host
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
 )
 
 // Host is where one guest's database lives. On a real server the directories are the system's; on the local cloud they
@@ -20,6 +26,61 @@ type Host struct {
 	Volume Volume
 	// LookPath finds the program of a datastore version.
 	LookPath func(binary string) (string, error)
+}
+
+// Spec is a host as data: what the provider of a machine tells an agent that is a process of its own.
+type Spec struct {
+	Dir     string `json:"dir"`
+	DataDir string `json:"data_dir"`
+	Address string `json:"address"`
+	// Device is the data volume's block device, mounted on DataDir. Where it is "", DataDir is itself the volume, and
+	// SizeFile holds its size in bytes.
+	Device   string `json:"device,omitempty"`
+	SizeFile string `json:"size_file,omitempty"`
+	// Path lists directories in which programs are looked for before $PATH.
+	Path []string `json:"path,omitempty"`
+}
+
+// SpecEnv is the environment variable that names the file with an agent's Spec.
+const SpecEnv = "GROVE_HOST"
+
+// ReadSpec reads a Spec from a file.
+func ReadSpec(path string) (Spec, error) {
+	var s Spec
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		return s, fmt.Errorf("read host: %w", err)
+	}
+	return s, nil
+}
+
+// Open makes a host of the spec whose units are [Processes], and takes over those that run.
+func (s Spec) Open(log *slog.Logger) (*Host, error) {
+	units, err := OpenProcesses(s.Dir, log)
+	if err != nil {
+		return nil, err
+	}
+	return &Host{Dir: s.Dir, DataDir: s.DataDir, Address: s.Address, Units: units, Volume: s.Volume(), LookPath: s.lookPath}, nil
+}
+
+// Volume is the spec's data volume.
+func (s Spec) Volume() Volume {
+	if s.Device != "" {
+		return BlockVolume{Device: s.Device, MountPoint: s.DataDir}
+	}
+	return &DirVolume{Dir: s.DataDir, SizeFile: s.SizeFile}
+}
+
+func (s Spec) lookPath(binary string) (string, error) {
+	for _, dir := range s.Path {
+		if path, err := exec.LookPath(filepath.Join(dir, binary)); err == nil {
+			return path, nil
+		}
+	}
+	return exec.LookPath(binary)
 }
 
 // UnitSpec is a long-running process.
@@ -65,7 +126,8 @@ type Volume interface {
 	EnsureMounted(ctx context.Context) error
 	// Mounted tells whether the volume is where it should be; a database must not be started when it is not.
 	Mounted(ctx context.Context) (bool, error)
-	// Grow makes the filesystem as large as the device; one that is so already is success.
+	// Grow makes the filesystem as large as the device; one that is so already is success. [ErrVolumeBusy] says that
+	// this machine can do so only while nothing uses it: stop the database, Grow again, start it.
 	Grow(ctx context.Context) error
 	// Usage gives used and total bytes.
 	Usage(ctx context.Context) (used, total int64, err error)
