@@ -5,8 +5,9 @@ SHELL := /bin/bash
 # sudo's own path often lacks the place where Go is installed.
 export PATH := $(PATH):/usr/local/go/bin
 
-# The programs know the commit they were built from, where git may tell.
+# The programs know the commit that they were built from, where git may tell.
 STAMP := $(shell git rev-parse --verify -q HEAD >/dev/null 2>&1 && echo true || echo false)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: help
@@ -20,7 +21,7 @@ go:
 .PHONY: build
 build: go ## build bin/grove, bin/groved and bin/grove-agent
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -trimpath -buildvcs=$(STAMP) -ldflags "-s -w" -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build -trimpath -buildvcs=$(STAMP) -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/...
 	@[ "$$(id -u)" != 0 ] || chown -R --reference=Makefile bin
 
 .PHONY: run
