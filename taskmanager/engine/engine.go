@@ -95,16 +95,24 @@ func Permanent(err error) error {
 var ErrLeaseLost = errors.New("the operation's lease was lost")
 
 // Store keeps operations. Implementations: internal/store on SQL, [Memory] in memory; both pass engine/enginetest.
-// "Now" is the store's own clock, the same for all workers.
+// "Now" is the store's own clock, the same for all workers. Others write rows too: a delete sets SupersededBy, a
+// failover ParkedBy, an operator Cancel, a child that failed ChildFailure; each sets WakeAt to now as well.
+//
+// A failover that finds a lock taken parks its holder: it takes the lock over, remembers whose it was in the lock's
+// ParkedID, and sets the holder's ParkedBy. An operation with ParkedBy is never claimed. When the failover ends it gets
+// the lock back: ParkedBy is cleared, Status is "parked" until the engine has resumed it, StepSince and WakeAt are now.
 type Store interface {
 	// Claim leases a due operation to worker: the one with this id, or with id "" the one that has been due longest.
-	// Due is: not ended, not parked, WakeAt reached (a nudge by id may pass it), no valid lease. Each claim increments
-	// LeaseEpoch. It gives nil when there is none.
+	// Due is: not ended, ParkedBy empty, WakeAt reached (a nudge by id may pass it), no valid lease, and no operation
+	// that it parked holds a valid lease either. Each claim increments LeaseEpoch. The row is given as it stands after
+	// the claim: LeaseUntil is the store's now plus lease. It gives nil when there is none.
 	Claim(ctx context.Context, worker, id string, lease time.Duration) (*dbaas.Operation, error)
-	// Save writes what the holder did. The row is guarded by LeaseEpoch: ErrLeaseLost when another has claimed it. It
-	// refreshes what others may have set meanwhile (SupersededBy, ParkedBy, Cancel, ChildFailure) in op.
+	// Save writes what the holder did. The row is guarded by LeaseEpoch: ErrLeaseLost when another has claimed it, or
+	// when it has ended. Written are Kind, Status, Step, StepNumber, StepTotal, State, Attempt, StepSince, Progress and
+	// Failure; never what others set. Afterwards op is the row as it stands, with what others have set meanwhile
+	// (SupersededBy, ParkedBy, Cancel, ChildFailure, WakeAt). A save whose Status is "parked" wakes the operation named by ParkedBy.
 	Save(ctx context.Context, op *dbaas.Operation, s Save) error
-	// NextDue tells how long until an operation becomes due that is not leased; at most limit.
+	// NextDue tells how long until an operation can be claimed with id "": due, and its lease over; at most limit.
 	NextDue(ctx context.Context, limit time.Duration) (time.Duration, error)
 	// Operation reads a row; dbaas.NotFound when there is none.
 	Operation(ctx context.Context, id string) (*dbaas.Operation, error)
@@ -112,17 +120,21 @@ type Store interface {
 
 // Save is how an operation leaves a step.
 type Save struct {
-	// Keep extends the lease by this much, for the holder to go on with the next step; 0 releases it.
+	// Keep extends the lease to the store's now plus this, for the holder to go on with the next step; 0 releases it.
 	Keep time.Duration
-	// WakeAfter sets WakeAt to the store's now plus this.
+	// WakeAfter sets WakeAt to the store's now plus this. When somebody set the row's WakeAt since the holder read it
+	// (it differs from op.WakeAt), the earlier of the two stays: a wake-up is never lost.
 	WakeAfter time.Duration
 	// NewStep tells that the operation entered op.Step: StepSince becomes now and Attempt 0.
 	NewStep bool
-	// Step, when set, is appended to the operation's history, its times being the store's.
+	// Superseded tells that the operation became that of SupersededBy: SupersededBy, Cancel and ChildFailure are cleared.
+	Superseded bool
+	// Step, when set, is appended to the operation's history; Number and EndedAt are the store's.
 	Step *dbaas.OperationStep
 	// Ended: op.Status has come to an end. Locks are released (or given back to the operation that was parked, which
-	// becomes runnable), EndedAt is set, and a parent is woken; a failure is written to its ChildFailure.
+	// becomes runnable), EndedAt is set, and a parent is woken; a failure is written to its ChildFailure (the first one
+	// stays).
 	Ended bool
-	// Event, when set, is recorded in the same transaction.
+	// Event, when set, is recorded in the same transaction; ID and CreatedAt are the store's where empty.
 	Event *dbaas.Event
 }
