@@ -17,55 +17,10 @@ cd "$repo"
 # shellcheck source=deploy/dev/lib.sh
 . "$here/lib.sh" # now valkey is in the path
 
-# Whatever the run starts inherits the mark or has the directory in its arguments; so it can be told from all else. The
-# directory's name is short, for sockets are made below it.
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/gt.XXXXXX")
+begin_run gt # a short name, for sockets are made below it
 chmod 711 "$tmp"
-mark=GROVE_TEST_RUN=$tmp
 postgres=
 tests=
-
-# left_processes prints the ids of processes that the run started and that still live.
-left_processes() {
-	{
-		env -u GROVE_TEST_RUN grep -lszxF "$mark" /proc/[0-9]*/environ || true
-		env -u GROVE_TEST_RUN grep -lsF -f - /proc/[0-9]*/cmdline <<<"$tmp" || true
-	} | cut -d/ -f3 | sort -un
-}
-
-left_mounts() { awk -v dir="$tmp" 'index($2, dir "/") == 1 { print $2 }' /proc/self/mounts | sort -r; }
-
-left_loops() {
-	local file
-	for file in /sys/block/loop*/loop/backing_file; do
-		if grep -qsF "$tmp/" "$file"; then echo "/dev/$(cut -d/ -f4 <<<"$file")"; fi
-	done
-}
-
-# sweep reports what the run has left and removes it; it fails when there was anything.
-sweep() {
-	local pid mounts loops pids tries
-	for ((tries = 0; tries < 50; tries++)); do # what ends by itself may take a moment
-		pids=$(left_processes)
-		[ -z "$pids" ] && break
-		sleep 0.1
-	done
-	for pid in $pids; do
-		say "left behind: process $pid: $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null || true)"
-		kill -KILL "$pid" 2>/dev/null || true
-	done
-	mounts=$(left_mounts)
-	for m in $mounts; do
-		say "left behind: mount $m"
-		umount -l "$m" || true
-	done
-	loops=$(left_loops)
-	for m in $loops; do
-		say "left behind: loop device $m"
-		losetup -d "$m" || true
-	done
-	[ -z "$pids$mounts$loops" ]
-}
 
 stop_postgres() {
 	[ -n "$postgres" ] || return 0
@@ -110,8 +65,8 @@ start_postgres() {
 		--no-locale -E UTF8 --no-sync --no-instructions >initdb.log 2>&1) ||
 		die "initdb failed: $(tail -n 5 "$dir/initdb.log")"
 	for ((tries = 0; tries < 20; tries++)); do
-		port=$((20000 + RANDOM % 12000)) # below the range that the kernel gives to clients
-		if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then continue; fi
+		# shellcheck disable=SC2119
+		port=$(free_port)
 		(cd "$dir" && exec "${as[@]}" env "$mark" "$bin/postgres" -D data -p "$port" -c listen_addresses=127.0.0.1 \
 			-c unix_socket_directories="$dir" -c fsync=off -c synchronous_commit=off -c full_page_writes=off \
 			-c max_connections=200 -c shared_buffers=64MB >postgres.log 2>&1) &
