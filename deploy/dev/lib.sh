@@ -43,7 +43,9 @@ rabbitmq_bin() {
 # A run is what has $tmp in its arguments or the mark in its environment; so it can be told from all else.
 begin_run() {
 	tmp=$(mktemp -d "${TMPDIR:-/tmp}/$1.XXXXXX")
+	chmod 711 "$tmp" # PostgreSQL runs as a user of its own
 	mark=GROVE_RUN=$tmp
+	postgres=
 }
 
 # left_processes prints the ids of processes that the run started and that still live.
@@ -106,4 +108,45 @@ free_port() {
 		fi
 	done
 	die "found no free port"
+}
+
+# start_postgres runs a PostgreSQL on a free loopback port, with a password of its own, and as user postgres when this is
+# root (PostgreSQL refuses root). Its arguments are passed on. It exports GROVE_TEST_POSTGRES.
+start_postgres() {
+	local bin port tries waited as=() dir=$tmp/pg password
+	bin=$(postgres_bin)
+	mkdir "$dir"
+	password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+	(umask 077 && echo "$password" >"$dir/password")
+	if [ "$(id -u)" = 0 ]; then
+		chown -R postgres: "$dir"
+		as=(setpriv --reuid=postgres --regid=postgres --init-groups)
+	fi
+	(cd "$dir" && "${as[@]}" "$bin/initdb" -D data -U grove -A scram-sha-256 --pwfile=password \
+		--no-locale -E UTF8 --no-sync --no-instructions >initdb.log 2>&1) ||
+		die "initdb failed: $(tail -n 5 "$dir/initdb.log")"
+	for ((tries = 0; tries < 20; tries++)); do
+		# shellcheck disable=SC2119
+		port=$(free_port)
+		(cd "$dir" && exec "${as[@]}" env "$mark" "$bin/postgres" -D data -p "$port" -c listen_addresses=127.0.0.1 \
+			-c unix_socket_directories="$dir" -c max_connections=200 "$@" >postgres.log 2>&1) &
+		postgres=$!
+		for ((waited = 0; waited < 300; waited++)); do
+			if "$bin/pg_isready" -q -h 127.0.0.1 -p "$port"; then
+				export GROVE_TEST_POSTGRES="postgres://grove:$password@127.0.0.1:$port/postgres?sslmode=disable"
+				return 0
+			fi
+			kill -0 "$postgres" 2>/dev/null || break # the port was taken meanwhile
+			sleep 0.1
+		done
+		stop_postgres
+	done
+	die "PostgreSQL did not start: $(tail -n 5 "$dir/postgres.log")"
+}
+
+stop_postgres() {
+	[ -n "$postgres" ] || return 0
+	kill -INT "$postgres" 2>/dev/null || true
+	wait "$postgres" 2>/dev/null || true
+	postgres=
 }
