@@ -90,6 +90,7 @@ house() {
 }
 
 benchmarks() {
+	# shellcheck disable=SC2119
 	start_postgres
 	env "$mark" TMPDIR="$tmp" go test -run '^$' -bench "${BENCH:-.}" -benchtime "${BENCHTIME:-2s}" -timeout 60m -p 1 "${@:-./...}" |
 		grep -v 'no test files'

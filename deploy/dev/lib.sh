@@ -92,6 +92,7 @@ sweep() {
 
 # free_port prints a port that nothing listens on at 127.0.0.1: the first of its arguments that is free, or another
 # below the range that the kernel gives to clients.
+# shellcheck disable=SC2120
 free_port() {
 	local port tries
 	for port in "$@"; do
