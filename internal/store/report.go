@@ -1,0 +1,161 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/grove-dbaas/grove/internal/dbaas"
+)
+
+// RecordHeartbeats writes signs of life, in one statement. SeenAt is the store's own time, whatever it holds; one that
+// is older than the stored one of the same boot is ignored.
+func (s *Store) RecordHeartbeats(ctx context.Context, batch []dbaas.Heartbeat) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	err := s.dialect.putHeartbeats(s.write.WithContext(ctx), newestOfEach(batch), s.nowExpr())
+	return s.failed("write heartbeats", err)
+}
+
+// newestOfEach keeps a guest's last heartbeat: the one that came last of another boot, else the highest sequence. The
+// order by id keeps two batches from locking rows crosswise.
+func newestOfEach(batch []dbaas.Heartbeat) []dbaas.Heartbeat {
+	byGuest := make(map[string]dbaas.Heartbeat, len(batch))
+	for _, h := range batch {
+		if old, ok := byGuest[h.GuestID]; ok && old.BootID == h.BootID && old.Sequence >= h.Sequence {
+			continue
+		}
+		byGuest[h.GuestID] = h
+	}
+	list := make([]dbaas.Heartbeat, 0, len(byGuest))
+	for _, h := range byGuest {
+		list = append(list, h)
+	}
+	slices.SortFunc(list, func(a, b dbaas.Heartbeat) int { return strings.Compare(a.GuestID, b.GuestID) })
+	return list
+}
+
+// ReportRow is what a guest said of itself, as far as it is stored.
+type ReportRow struct {
+	GuestID      string
+	BootID       string
+	Sequence     int64
+	Status       dbaas.GuestStatus
+	StatusCause  string
+	PublicKey    []byte // nil: not said
+	AgentVersion string
+	Observed     dbaas.JSON
+	Events       []dbaas.Event // an ID is the guest's own and names the event only beside the guest's id
+}
+
+// RecordReport stores a guest's report and its events, and wakes the operation that holds the guest's instance. It
+// tells whether the guest now says something else than before. A report that is not newer than the stored one of the
+// same boot, or that is of the boot before, changes nothing; nor does one of a guest that is deleted or unknown.
+func (s *Store) RecordReport(ctx context.Context, r ReportRow) (changed bool, err error) {
+	err = s.Tx(ctx, func(tx *Tx) error {
+		changed = false
+		g, err := find[reportedGuest](tx.lock().Where("id = ? AND deleted_at = 0", r.GuestID))
+		if err != nil || g == nil || g.knows(r) {
+			return tx.failed("read guest", err)
+		}
+		if changed = g.apply(r, tx.Now()); changed {
+			g.UpdatedAt = tx.Now()
+		}
+		if err := tx.db.Model(g).Select(reportedColumns()).UpdateColumns(g).Error; err != nil {
+			return tx.failed("write report", err)
+		}
+		if err := tx.insertReported(g.ID, r.Events); err != nil {
+			return err
+		}
+		_, err = tx.wake(g.InstanceID)
+		return err
+	})
+	return changed, err
+}
+
+// reportedGuest is a guest with what only reports need to know.
+type reportedGuest struct {
+	dbaas.Guest    `gorm:"embedded"`
+	PreviousBootID string
+}
+
+// TableName implements gorm's Tabler.
+func (reportedGuest) TableName() string { return "guests" }
+
+func reportedColumns() []string {
+	return []string{"Status", "StatusCause", "StatusAt", "BootID", "PreviousBootID", "Sequence", "PublicKey",
+		"AgentVersion", "Observed", "UpdatedAt"}
+}
+
+// knows tells that the report is not newer than what is stored.
+func (g *reportedGuest) knows(r ReportRow) bool {
+	if r.BootID == g.BootID {
+		return r.Sequence <= g.Sequence
+	}
+	return r.BootID == g.PreviousBootID && r.BootID != ""
+}
+
+func (g *reportedGuest) apply(r ReportRow, now dbaas.Instant) (changed bool) {
+	changed = g.Status != r.Status || g.StatusCause != r.StatusCause || g.AgentVersion != r.AgentVersion ||
+		!bytes.Equal(g.Observed, r.Observed) || (r.PublicKey != nil && !bytes.Equal(g.PublicKey, r.PublicKey))
+	if g.Status != r.Status {
+		g.StatusAt = now
+	}
+	if g.BootID != r.BootID {
+		g.PreviousBootID = g.BootID
+	}
+	if r.PublicKey != nil {
+		g.PublicKey = r.PublicKey
+	}
+	g.Status, g.StatusCause, g.AgentVersion, g.Observed = r.Status, r.StatusCause, r.AgentVersion, r.Observed
+	g.BootID, g.Sequence = r.BootID, r.Sequence
+	return changed
+}
+
+// eventRow is an event with the name that its reporter gave it.
+type eventRow struct {
+	dbaas.Event `gorm:"embedded"`
+	ReportedAs  string
+}
+
+// TableName implements gorm's Tabler.
+func (eventRow) TableName() string { return "events" }
+
+// insertReported records a guest's events once, under ids of our own: a guest's could forge their order.
+func (tx *Tx) insertReported(guestID string, events []dbaas.Event) error {
+	for _, e := range events {
+		row := eventRow{Event: e}
+		if e.ID != "" {
+			row.ReportedAs = guestID + ":" + e.ID
+		}
+		row.ID = ""
+		if err := setID(&row.ID); err != nil {
+			return err
+		}
+		tx.setTime(&row.CreatedAt)
+		if err := tx.db.Clauses(doNothing()).Create(&row).Error; err != nil {
+			return tx.failed("insert event", err)
+		}
+	}
+	return nil
+}
+
+// WakeOperations makes the operations that hold a resource due at once, and gives their ids.
+func (s *Store) WakeOperations(ctx context.Context, resourceID string) (ids []string, err error) {
+	err = s.Tx(ctx, func(tx *Tx) (err error) {
+		ids, err = tx.wake(resourceID)
+		return err
+	})
+	return ids, err
+}
+
+// wake makes due what holds a resource.
+func (tx *Tx) wake(resourceID string) (ids []string, err error) {
+	now := tx.Now()
+	err = tx.db.Raw(`UPDATE operations SET `+wakeNow+` WHERE ended_at = 0
+		AND id IN (SELECT operation_id FROM operation_locks WHERE resource_id = ?) RETURNING id`,
+		now, now, resourceID).Scan(&ids).Error
+	return ids, tx.failed("wake operations", err)
+}
