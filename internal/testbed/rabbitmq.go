@@ -198,15 +198,21 @@ func (b *Broker) Wipe(t testing.TB) {
 func (b *Broker) Vhost(t testing.TB) (name, amqpURL string) {
 	t.Helper()
 	name = "test-" + strings.ToLower(rand.Text()[:12])
-	if err := b.manage(http.MethodPut, "/api/vhosts/"+name, nil); err != nil {
-		t.Fatalf("make a vhost: %v", err)
-	}
+	b.MakeVhost(t, name)
 	t.Cleanup(func() {
 		if err := b.manage(http.MethodDelete, "/api/vhosts/"+name, nil); err != nil {
 			t.Logf("delete vhost %s: %v", name, err)
 		}
 	})
 	return name, b.URL + name
+}
+
+// MakeVhost makes a virtual host, such as one that was wiped.
+func (b *Broker) MakeVhost(t testing.TB, name string) {
+	t.Helper()
+	if err := b.manage(http.MethodPut, "/api/vhosts/"+name, nil); err != nil {
+		t.Fatalf("make vhost %s: %v", name, err)
+	}
 }
 
 // ResidentBytes tells how much memory the node has resident.
