@@ -57,6 +57,7 @@ func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.St
 	if err != nil || !changed {
 		return err
 	}
+	m.Reports.Report("changed")
 	woken, err := m.Store.WakeOperations(ctx, g.InstanceID)
 	for _, id := range woken {
 		m.engine.Nudge(id)
@@ -130,8 +131,8 @@ func (m *Manager) storeHeartbeats(ctx context.Context, beats <-chan dbaas.Heartb
 		}
 		if err := m.Store.RecordHeartbeats(context.WithoutCancel(ctx), batch); err != nil {
 			m.Logger.ErrorContext(ctx, "heartbeats not stored", "count", len(batch), "error", err)
-		} else if m.OnHeartbeats != nil {
-			m.OnHeartbeats(len(batch))
+		} else {
+			m.Reports.Heartbeats("stored", len(batch))
 		}
 		batch = batch[:0]
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/internal/rpc"
 	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/internal/telemetry/metric"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
 
@@ -36,11 +37,11 @@ type Config struct {
 	Lease       time.Duration // of an operation; a crash delays its operations by this at most
 	Clock       clock.Clock
 	Logger      *slog.Logger
-	// Observe and OnTransition watch the engine; nil for none.
-	Observe      func(engine.Point, *engine.Operation)
-	OnTransition func(engine.Transition)
-	// OnHeartbeats counts signs of life that were stored; nil for none.
-	OnHeartbeats func(n int)
+	// Operations and Reports count what happens; nil for none.
+	Operations *metric.Operations
+	Reports    *metric.Reports
+	// Observe is called around steps, for tests; nil for none.
+	Observe func(engine.Point, *engine.Operation)
 }
 
 // Manager is a taskmanager.
@@ -59,7 +60,7 @@ func New(c Config) (*Manager, error) {
 	var err error
 	m.engine, err = engine.New(engine.Config{
 		Store: c.Store, Workflows: m.Workflows(), Worker: c.Node, Workers: c.Workers, Lease: c.Lease,
-		Clock: c.Clock, Logger: c.Logger, Observe: c.Observe, OnTransition: c.OnTransition,
+		Clock: c.Clock, Logger: c.Logger, Observe: c.Observe, OnTransition: m.count,
 	})
 	return m, err
 }
@@ -101,6 +102,17 @@ const (
 	purgeInterval   = 10 * time.Minute
 	purgeBatch      = 1000
 )
+
+// count keeps the metrics of the engine.
+func (m *Manager) count(t engine.Transition) {
+	m.Operations.Transition(t.Kind, string(t.Outcome))
+	if t.Step != "" {
+		m.Operations.Step(t.Kind, t.Step, string(t.Outcome), t.Ran)
+	}
+	if t.Operation.Status.Ended() {
+		m.Operations.Ended(t.Kind, string(t.Operation.Status), t.Operation.EndedAt.Sub(t.Operation.CreatedAt))
+	}
+}
 
 // every does a recurring deed until ctx ends; a failure is logged and tried again the next time.
 func (m *Manager) every(ctx context.Context, interval time.Duration, what string, deed func(context.Context) error) error {

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/grove-dbaas/grove/internal/config"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/taskmanager"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+func migrateCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{Use: "migrate", Short: "Bring the database's schema up or down, or tell where it stands"}
+	add := func(use, short string, run func(ctx context.Context, s *store.Store) error) {
+		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			return withHouse(cmd.Context(), o, func(ctx context.Context, h *house) error {
+				if err := run(ctx, h.store); err != nil {
+					return err
+				}
+				return printMigrations(ctx, h.store, cmd.OutOrStdout())
+			})
+		}})
+	}
+	add("up", "Apply every migration that is pending", func(ctx context.Context, s *store.Store) error { return s.Migrate(ctx) })
+	add("down", "Undo the newest migration", func(ctx context.Context, s *store.Store) error { return s.MigrateDown(ctx) })
+	add("status", "List the migrations and whether they are applied", func(context.Context, *store.Store) error { return nil })
+	return cmd
+}
+
+func printMigrations(ctx context.Context, s *store.Store, w io.Writer) error {
+	migrations, err := s.MigrationStatus(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range migrations {
+		state := "pending"
+		if m.Applied {
+			state = "applied"
+		}
+		fmt.Fprintf(w, "%5d  %-8s %s\n", m.Version, state, m.Name)
+	}
+	return nil
+}
+
+// withHouse opens the configured keys and database for one deed.
+func withHouse(ctx context.Context, o *options, deed func(ctx context.Context, h *house) error) error {
+	c, err := o.load(config.ProductionDefaults())
+	if err != nil {
+		return err
+	}
+	h, err := newHouse(ctx, c)
+	if err != nil {
+		return err
+	}
+	return errors.Join(deed(ctx, h), h.store.Close())
+}
+
+func configCommand(o *options) *cobra.Command {
+	var dev bool
+	cmd := &cobra.Command{
+		Use: "config", Short: "Print the effective configuration, secrets masked", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			defaults := config.ProductionDefaults()
+			if dev {
+				defaults = config.Defaults()
+			}
+			c, err := o.load(defaults)
+			if err != nil {
+				return err
+			}
+			text, err := config.Effective(c)
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(text)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&dev, "dev", false, "as `groved dev` sees it")
+	return cmd
+}
+
+func keysCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{Use: "keys", Short: "Manage the master keys that seal secrets"}
+	cmd.AddCommand(&cobra.Command{
+		Use: "rotate", Short: "Add a new master key and seal every secret with it; works while Grove runs", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withHouse(cmd.Context(), o, func(ctx context.Context, h *house) error {
+				return rotateKeys(ctx, h, cmd.OutOrStdout())
+			})
+		},
+	})
+	return cmd
+}
+
+// rotateKeys adds a master key and seals every secret anew.
+func rotateKeys(ctx context.Context, h *house, w io.Writer) error {
+	id, err := h.keyring.Rotate()
+	if err != nil {
+		return err
+	}
+	n, err := h.store.RotateKeys(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "sealed %d secrets with key %s\n", n, id)
+	return err
+}
+
+func workflowsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "workflows", Short: "Print the workflows as diagrams (docs/workflows.md)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprint(cmd.OutOrStdout(), engine.Diagram(taskmanager.Workflows()))
+			return err
+		},
+	}
+}

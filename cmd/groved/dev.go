@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/datastore/all"
+	"github.com/grove-dbaas/grove/guestagent"
+	"github.com/grove-dbaas/grove/internal/clock"
+	"github.com/grove-dbaas/grove/internal/cloud/local"
+	"github.com/grove-dbaas/grove/internal/config"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/lifecycle"
+	"github.com/grove-dbaas/grove/internal/rpc"
+	"github.com/grove-dbaas/grove/internal/rpc/amqp"
+	"github.com/grove-dbaas/grove/internal/secret"
+)
+
+func devCommand(o *options) *cobra.Command {
+	var keep bool
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Run everything in this process: SQLite, messages in memory, databases on loopback addresses",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.load(config.Defaults())
+			if err != nil {
+				return err
+			}
+			c.Cloud.Local.KeepDatabases = c.Cloud.Local.KeepDatabases || keep
+			return runDev(cmd.Context(), c, cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().BoolVar(&keep, "keep-databases", false, "leave databases running after a clean exit")
+	return cmd
+}
+
+// runDev serves until ctx ends.
+func runDev(ctx context.Context, c config.Config, stdout io.Writer) error {
+	unlock, err := claimDataDir(c.Data)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	listener, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w; is another groved running? --listen takes another address", c.Listen, err)
+	}
+	defer listener.Close()
+	if err := ensureMasterKey(masterKeyPath(c)); err != nil {
+		return err
+	}
+	h, err := newHouse(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(h.store.Migrate(ctx), h.connect(ctx)); err != nil {
+		return errors.Join(err, h.store.Close())
+	}
+	provider, err := h.openLocalCloud(ctx)
+	if err != nil {
+		return errors.Join(err, h.transport.Close(), h.store.Close())
+	}
+	manager, err := h.taskmanager(provider)
+	if err != nil {
+		return err
+	}
+	apiPart, err := h.apiPart(listener)
+	if err != nil {
+		return err
+	}
+	return lifecycle.Run(ctx, h.logger,
+		func() { fmt.Fprintf(stdout, "grove ready http://%s\n", listener.Addr()) },
+		closing("store", h.store),
+		closing("transport", h.transport),
+		lifecycle.Part{Name: "local cloud", Stop: func(ctx context.Context) error { return provider.Close(ctx, c.Cloud.Local.KeepDatabases) }},
+		lifecycle.Part{Name: "taskmanager", Start: func(ctx context.Context) error { return h.publish(ctx, manager, installed) }, Run: manager.Run},
+		apiPart,
+	)
+}
+
+// claimDataDir makes the data directory and keeps other processes from using it at the same time.
+func claimDataDir(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("claim the data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another groved uses %s: stop it, or take another --data", dir), f.Close())
+	}
+	return func() { f.Close() }, nil
+}
+
+// ensureMasterKey makes the key file of a new data directory.
+func ensureMasterKey(path string) error {
+	if _, err := os.Stat(path); err == nil || !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	_, err := secret.CreateKeyring(path)
+	return err
+}
+
+// installed tells whether a datastore version's program is on this machine.
+func installed(v datastore.Version) bool {
+	_, err := exec.LookPath(v.Binary)
+	return err == nil
+}
+
+// openLocalCloud opens the provider that runs servers on this machine, and the servers that should run.
+func (h *house) openLocalCloud(ctx context.Context) (*local.Cloud, error) {
+	l := h.config.Cloud.Local
+	launcher, err := h.launcher()
+	if err != nil {
+		return nil, err
+	}
+	networks := append([]dbaas.Network{{ID: "local", Name: "local", CIDR: l.Network}}, l.Networks...)
+	return local.Open(ctx, local.Config{
+		Dir: h.config.Data, Region: h.config.Region, Networks: networks, Flavors: l.Flavors, VolumeTypes: l.VolumeTypes,
+		Zones: l.Zones, Volumes: volumeKind(l.Volumes), Launcher: launcher, Clock: clock.Real{}, Logger: h.logger,
+	})
+}
+
+func volumeKind(option string) local.VolumeKind {
+	if option == "auto" {
+		return local.VolumesAuto
+	}
+	return local.VolumeKind(option)
+}
+
+// launcher starts agents: inside this process, or each as one of its own.
+func (h *house) launcher() (local.Launcher, error) {
+	if h.config.Cloud.Local.Agents == "process" {
+		binary, err := agentBinary(h.config.Cloud.Local.AgentBinary)
+		return local.ProcessLauncher{Binary: binary, Logger: h.logger}, err
+	}
+	return guestagent.Embedded{Transport: h.guestTransport, Datastores: all.Datastores(), Logger: h.logger}, nil
+}
+
+// guestTransport connects an embedded agent as the guest that it is.
+func (h *house) guestTransport(ctx context.Context, b guest.Bootstrap) (rpc.Transport, error) {
+	if h.bus != nil {
+		return h.bus.Guest(b.GuestID, b.Queue), nil
+	}
+	return amqp.Dial(ctx, amqp.Config{URL: b.RPCURL, Role: amqp.RoleGuest, GuestID: b.GuestID, Queue: b.Queue, Logger: h.logger})
+}
+
+// agentBinary finds grove-agent beside this program, unless one is named.
+func agentBinary(named string) (string, error) {
+	if named != "" {
+		return named, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(filepath.Dir(self), "grove-agent")
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("find grove-agent: %w; name it in cloud.local.agent_binary", err)
+	}
+	return path, nil
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/grove-dbaas/grove/api"
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/datastore/all"
+	"github.com/grove-dbaas/grove/internal/clock"
+	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/config"
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/lifecycle"
+	"github.com/grove-dbaas/grove/internal/rpc"
+	"github.com/grove-dbaas/grove/internal/rpc/amqp"
+	"github.com/grove-dbaas/grove/internal/rpc/inproc"
+	"github.com/grove-dbaas/grove/internal/secret"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/internal/telemetry"
+	"github.com/grove-dbaas/grove/internal/telemetry/metric"
+	"github.com/grove-dbaas/grove/taskmanager"
+)
+
+// house is what the roles of one process share.
+type house struct {
+	config    config.Config
+	logger    *slog.Logger
+	metrics   *metric.Registry
+	keyring   *secret.Keyring
+	store     *store.Store
+	bus       *inproc.Bus // nil with a broker
+	transport rpc.Transport
+	accounts  rpc.Accounts
+	node      string
+}
+
+// newHouse opens what every role needs: the keys and the database.
+func newHouse(ctx context.Context, c config.Config) (*house, error) {
+	h := &house{config: c, node: nodeName(), metrics: metric.NewRegistry()}
+	var err error
+	if h.logger, err = telemetry.NewLogger(os.Stderr, telemetry.LogConfig{Format: c.Log.Format, Level: c.Log.Level}); err != nil {
+		return nil, err
+	}
+	if h.keyring, err = secret.LoadKeyring(masterKeyPath(c)); err != nil {
+		return nil, err
+	}
+	h.store, err = store.Open(ctx, store.Options{URL: databaseURL(c), Clock: clock.Real{}, Keyring: h.keyring, Logger: h.logger})
+	return h, err
+}
+
+func nodeName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "groved"
+	}
+	return host + "-" + uuid.NewString()[:8]
+}
+
+func masterKeyPath(c config.Config) string {
+	if c.MasterKey != "" {
+		return c.MasterKey
+	}
+	return filepath.Join(c.Data, "master.key")
+}
+
+func databaseURL(c config.Config) string {
+	if c.Database.URL != "" {
+		return c.Database.URL
+	}
+	return "sqlite://" + filepath.Join(c.Data, "grove.db")
+}
+
+// connect opens the transport: the broker's when one is configured, else the one inside the process.
+func (h *house) connect(ctx context.Context) error {
+	if h.config.RPC.URL == "" {
+		h.bus = inproc.New(inproc.Options{Logger: h.logger})
+		h.transport, h.accounts = h.bus.Control(), &inproc.Accounts{}
+		return nil
+	}
+	transport, err := amqp.Dial(ctx, amqp.Config{URL: h.config.RPC.URL, Role: amqp.RoleControl, Logger: h.logger})
+	if err != nil {
+		return err
+	}
+	h.transport = transport
+	h.accounts, err = amqp.NewAccounts(h.config.RPC.ManagementURL, vhost(h.config.RPC.URL), nil)
+	return err
+}
+
+// vhost is the part of the broker that a URL names; RabbitMQ's default is "/".
+func vhost(rawURL string) string {
+	if u, err := url.Parse(rawURL); err == nil && len(u.Path) > 1 {
+		return u.Path[1:]
+	}
+	return "/"
+}
+
+// guestRPCURL gives the broker's URL with a guest's login in it; nil for the in-process transport.
+func (h *house) guestRPCURL() func(guestID, password string) string {
+	if h.bus != nil {
+		return nil
+	}
+	base := h.config.RPC.GuestURL
+	if base == "" {
+		base = h.config.RPC.URL
+	}
+	return func(guestID, password string) string {
+		u, err := url.Parse(base)
+		if err != nil {
+			return "" // Validate has parsed it
+		}
+		u.User = url.UserPassword(guestID, password)
+		return u.String()
+	}
+}
+
+func (h *house) control() *control.Service {
+	return control.New(control.Config{
+		Store: h.store, Transport: h.transport, Datastores: all.Datastores(), Region: h.config.Region,
+		DefaultDatastore: all.Datastores()[0].Manifest().Name, Quotas: h.config.Quotas, MaxVolumeSize: h.config.MaxVolumeSize,
+		Node: h.node, Clock: clock.Real{}, Logger: h.logger,
+	})
+}
+
+// taskmanager makes the manager on a provider and brings what it publishes up to date.
+func (h *house) taskmanager(provider cloud.Provider) (*taskmanager.Manager, error) {
+	c := h.config
+	return taskmanager.New(taskmanager.Config{
+		Store: h.store, Cloud: provider, Transport: h.transport, Accounts: h.accounts, Datastores: all.Datastores(),
+		Region: c.Region, Node: h.node, GuestRPCURL: h.guestRPCURL(), Heartbeat: c.Guests.Heartbeat,
+		Retention: store.Retention{Operations: c.Retention.Operations, Events: c.Retention.Events, Idempotency: c.Retention.Idempotency, Deleted: c.Retention.Deleted},
+		Workers:   c.Taskmanager.Workers, Lease: c.Taskmanager.Lease, Clock: clock.Real{}, Logger: h.logger,
+		Operations: metric.NewOperations(h.metrics), Reports: metric.NewReports(h.metrics),
+	})
+}
+
+// publish writes what is on offer into the database: flavors and, where this machine tells, datastore versions.
+func (h *house) publish(ctx context.Context, m *taskmanager.Manager, available func(datastore.Version) bool) error {
+	if err := m.SyncCatalog(ctx); err != nil {
+		return fmt.Errorf("publish flavors: %w", err)
+	}
+	return h.control().SyncDatastores(ctx, available)
+}
+
+// apiPart serves the REST API on a listener.
+func (h *house) apiPart(l net.Listener) (lifecycle.Part, error) {
+	c := h.config
+	handler, err := api.New(api.Config{
+		Control: h.control(), CORSOrigins: c.API.CORSOrigins, MaxBody: c.API.MaxBody, PageSize: c.API.PageSize,
+		RateLimits: c.API.RateLimits, PublicEndpoint: c.PublicEndpoint, Logger: h.logger, Metrics: h.metrics, Clock: clock.Real{},
+	})
+	if err != nil {
+		return lifecycle.Part{}, err
+	}
+	return h.httpPart("api", l, handler), nil
+}
+
+// httpPart serves HTTP until it is stopped, then lets requests under way end.
+func (h *house) httpPart(name string, l net.Listener, handler http.Handler) lifecycle.Part {
+	server := api.NewHTTPServer(l.Addr().String(), handler)
+	return lifecycle.Part{Name: name, Run: func(ctx context.Context) error {
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(l) }()
+		select {
+		case err := <-served:
+			return err // before its time: there is no other way to get here
+		case <-ctx.Done():
+		}
+		drain, cancel := context.WithTimeout(context.Background(), h.config.API.ShutdownWait)
+		defer cancel()
+		if err := server.Shutdown(drain); err != nil {
+			return errors.Join(err, server.Close())
+		}
+		return nil
+	}}
+}
+
+// closing makes a part that only closes something.
+func closing(name string, c io.Closer) lifecycle.Part {
+	return lifecycle.Part{Name: name, Stop: func(context.Context) error { return c.Close() }}
+}
+

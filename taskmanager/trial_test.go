@@ -1,0 +1,176 @@
+package taskmanager_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+)
+
+// trial says how an operation of one kind comes about, so that the crash suite can begin one. Each workflow's own test
+// file adds its trial; the suite fails for a workflow without one.
+type trial struct {
+	// begin asks for the change as a user does and gives the operation's id. in is an ACTIVE instance, or "" for a
+	// trial that creates its own.
+	begin func(ctx context.Context, t *testing.T, h *house, in string) (operationID string)
+	// creates: the trial needs no instance and makes one. deletes: it leaves none.
+	creates, deletes bool
+	// check looks at the instance afterwards; nil: being ACTIVE is enough.
+	check func(t *testing.T, h *house, in *dbaas.InstanceView)
+}
+
+// trials by workflow kind.
+func trials() map[string]trial {
+	return map[string]trial{
+		"create_instance":    createTrial(),
+		"delete_instance":    deleteTrial(),
+		"restart_instance":   restartTrial(),
+		"resize_volume":      resizeVolumeTrial(),
+		"resize_flavor":      resizeFlavorTrial(),
+		"configure_instance": configureTrial(),
+		"set_password":       passwordTrial(),
+		"update_access":      accessTrial(),
+	}
+}
+
+var tester = control.Caller{ProjectID: "demo", UserID: "tester", RequestID: "req-test", Admin: false}
+
+func createTrial() trial {
+	return trial{creates: true, begin: func(ctx context.Context, t *testing.T, h *house, _ string) string {
+		created, err := h.control.CreateInstance(ctx, tester, control.CreateInstance{Name: "trial", FlavorID: "1", VolumeSize: 1})
+		must(t, err)
+		return created.OperationID
+	}}
+}
+
+func deleteTrial() trial {
+	return trial{deletes: true, begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+		return mustID(t)(h.control.DeleteInstance(ctx, tester, in))
+	}}
+}
+
+func restartTrial() trial {
+	return trial{begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+		return mustID(t)(h.control.RestartInstance(ctx, tester, in))
+	}}
+}
+
+func resizeVolumeTrial() trial {
+	var want int
+	return trial{
+		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+			v, err := h.control.Instance(ctx, tester, in)
+			must(t, err)
+			want = v.VolumeSize + 1
+			return mustID(t)(h.control.ResizeVolume(ctx, tester, in, want))
+		},
+		check: func(t *testing.T, _ *house, v *dbaas.InstanceView) {
+			if v.VolumeSize != want || v.Applied.VolumeSize != want {
+				t.Errorf("volume is %d GB (applied %d), want %d", v.VolumeSize, v.Applied.VolumeSize, want)
+			}
+		},
+	}
+}
+
+func resizeFlavorTrial() trial {
+	var want string
+	return trial{
+		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+			v, err := h.control.Instance(ctx, tester, in)
+			must(t, err)
+			if want = "2"; v.FlavorID == want {
+				want = "1"
+			}
+			return mustID(t)(h.control.ResizeFlavor(ctx, tester, in, want))
+		},
+		check: func(t *testing.T, _ *house, v *dbaas.InstanceView) {
+			if v.FlavorID != want || v.Applied.FlavorID != want {
+				t.Errorf("flavor is %s (applied %s), want %s", v.FlavorID, v.Applied.FlavorID, want)
+			}
+		},
+	}
+}
+
+// configureTrial attaches a group, or detaches the one that the trial before attached.
+func configureTrial() trial {
+	var want string
+	return trial{
+		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+			v, err := h.control.Instance(ctx, tester, in)
+			must(t, err)
+			if want = ""; v.ConfigurationID == "" {
+				group, err := h.control.CreateConfiguration(ctx, tester, control.CreateConfiguration{
+					Name: "trial", Datastore: "redis", Values: map[string]any{"timeout": 300}})
+				must(t, err)
+				want = group.ID
+			}
+			return mustID(t)(h.control.UpdateInstance(ctx, tester, in, control.UpdateInstance{Configuration: &want}))
+		},
+		check: func(t *testing.T, h *house, v *dbaas.InstanceView) {
+			timeout := "0"
+			if want != "" {
+				timeout = "300"
+			}
+			if v.ConfigurationID != want {
+				t.Errorf("configuration is %q, want %q", v.ConfigurationID, want)
+			}
+			h.requireParameter(t, v, "timeout", timeout)
+		},
+	}
+}
+
+func passwordTrial() trial {
+	return trial{
+		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+			root, err := h.control.EnableRoot(ctx, tester, in, "")
+			must(t, err)
+			h.password = root.Password
+			return root.OperationID
+		},
+		check: func(t *testing.T, h *house, v *dbaas.InstanceView) {
+			credentials, err := h.control.Credentials(t.Context(), tester, v.ID)
+			must(t, err)
+			if credentials.Password != h.password {
+				t.Error("the credentials are not the password that root was given")
+			}
+		},
+	}
+}
+
+func accessTrial() trial {
+	var want string
+	return trial{
+		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+			v, err := h.control.Instance(ctx, tester, in)
+			must(t, err)
+			if want = "127.0.0.0/8"; len(v.Access.AllowedCIDRs) > 0 && v.Access.AllowedCIDRs[0] == want {
+				want = "127.0.0.1/32"
+			}
+			return mustID(t)(h.control.UpdateInstance(ctx, tester, in, control.UpdateInstance{Access: &dbaas.Access{AllowedCIDRs: []string{want}}}))
+		},
+		check: func(t *testing.T, _ *house, v *dbaas.InstanceView) {
+			if len(v.Access.AllowedCIDRs) != 1 || v.Access.AllowedCIDRs[0] != want {
+				t.Errorf("access is %v, want %s", v.Access, want)
+			}
+		},
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustID(t *testing.T) func(string, error) string {
+	return func(id string, err error) string {
+		t.Helper()
+		must(t, err)
+		if id == "" {
+			t.Fatal("no operation was made")
+		}
+		return id
+	}
+}
