@@ -6,6 +6,7 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -118,6 +119,9 @@ func Null[T any]() Optional[T] { return Optional[T]{Set: true, Null: true} }
 
 // IsZero makes the omitzero option leave out what is not set.
 func (o Optional[T]) IsZero() bool { return !o.Set }
+
+// Inner is the type of the value, for decoders that compare keys with types.
+func (o Optional[T]) Inner() reflect.Type { return reflect.TypeFor[T]() }
 
 // MarshalJSON writes the value or null.
 func (o Optional[T]) MarshalJSON() ([]byte, error) {
