@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -175,11 +177,11 @@ func probe(ctx context.Context, device string) (string, error) {
 
 // blkid names what it knows on a device, "" when it finds nothing.
 func blkid(ctx context.Context, device string) (string, error) {
-	out, err := Run(ctx, "blkid", "-p", "-o", "export", device)
+	out, err := Run(ctx, "blkid", "-p", "-o", "value", "-s", "TYPE", "-s", "PTTYPE", device)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
-		return "what blkid calls " + lastLines([]byte(out)), nil
+		return "what blkid calls " + strconv.Quote(strings.TrimSpace(out)), nil
 	case errors.As(err, &exit) && exit.ExitCode() == 2: // nothing found
 		return "", nil
 	case errors.As(err, &exit) && exit.ExitCode() == 8:

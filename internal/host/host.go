@@ -120,6 +120,12 @@ type Units interface {
 	State(ctx context.Context, name string) (UnitState, error)
 }
 
+// Watcher is what Units may also be: one that tells which units end.
+type Watcher interface {
+	// Watch names each unit that ends from now on, asked or not: State tells which. The channel is closed when ctx is.
+	Watch(ctx context.Context) <-chan string
+}
+
 // Volume is a data volume on its machine.
 type Volume interface {
 	// EnsureMounted formats the device when it is blank (never when it holds anything), and mounts it.

@@ -3,6 +3,7 @@ package host
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,9 @@ func MountedAt(point string) (string, error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return "", fmt.Errorf("read mounts: %w", err)
+	}
+	if path, err := filepath.EvalSymlinks(point); err == nil {
+		point = path
 	}
 	device := ""
 	for line := range strings.Lines(string(b)) {

@@ -182,82 +182,88 @@ func ignoreGone(err error) error {
 // unitMarker is the environment variable that marks a unit's processes with the path of their unit.
 const unitMarker = "GROVE_UNIT"
 
+// Stray is a process that belongs to a unit. Path is the unit's, or the directory in which the process works.
+type Stray struct {
+	PID  int
+	Path string
+}
+
 // Strays lists the processes that belong to units below dir, also when all records are gone: those that carry the
 // units' mark, and those that work in the directory in a session that was made for it. Someone's shell that happens to
 // stand there is none of them.
-func Strays(dir string) ([]int, error) {
+func Strays(dir string) ([]Stray, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
-	var pids []int
+	var found []Stray
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err == nil && pid != os.Getpid() && isStray(pid, dir) {
-			pids = append(pids, pid)
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		if path := strayPath(pid, dir); path != "" {
+			found = append(found, Stray{PID: pid, Path: path})
 		}
 	}
-	return pids, nil
+	return found, nil
 }
 
-func isStray(pid int, dir string) bool {
+func strayPath(pid int, dir string) string {
 	st, err := readStat(pid)
 	if err != nil || st.state == 'Z' || st.state == 'X' || st.tty != 0 {
-		return false
+		return ""
 	}
-	if marked(pid, dir) {
-		return true
+	if path := unitOf(pid); beneath(path, dir) {
+		return path
 	}
-	if !worksIn(pid, dir) {
-		return false
+	path := workDir(pid)
+	if !beneath(path, dir) {
+		return ""
 	}
-	_, err = readStat(st.session)
-	return st.session == pid || err != nil || worksIn(st.session, dir)
+	if _, err = readStat(st.session); st.session == pid || err != nil || beneath(workDir(st.session), dir) {
+		return path
+	}
+	return ""
 }
 
-func marked(pid int, dir string) bool {
+// unitOf gives the unit whose mark a process carries, "" for none. Some programs write over their environment.
+func unitOf(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {
-		return false
+		return ""
 	}
 	for v := range bytes.SplitSeq(b, []byte{0}) {
-		if path, ok := strings.CutPrefix(string(v), unitMarker+"="); ok && beneath(path, dir) {
-			return true
+		if path, ok := strings.CutPrefix(string(v), unitMarker+"="); ok {
+			return path
 		}
 	}
-	return false
+	return ""
 }
 
-func worksIn(pid int, dir string) bool {
+func workDir(pid int) string {
 	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
-	return err == nil && beneath(strings.TrimSuffix(cwd, " (deleted)"), dir)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(cwd, " (deleted)")
 }
 
 func beneath(path, dir string) bool {
 	rel, err := filepath.Rel(dir, path)
-	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+	return path != "" && err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
 }
 
 // KillStrays kills what Strays finds and returns when it is gone.
 func KillStrays(ctx context.Context, dir string) error {
 	for {
-		pids, err := Strays(dir)
-		if err != nil || len(pids) == 0 {
+		strays, err := Strays(dir)
+		if err != nil || len(strays) == 0 {
 			return err
 		}
-		for _, pid := range pids {
-			id, err := identify(pid)
-			if err != nil {
-				continue
-			}
-			if p := openProcess(id); p != nil {
-				if isStray(pid, dir) {
-					err = p.signal(unix.SIGKILL)
-				}
-				p.close()
-			}
-			if err != nil {
-				return fmt.Errorf("kill process %d: %w", pid, err)
+		for _, s := range strays {
+			if err := killStray(s.PID, dir); err != nil {
+				return fmt.Errorf("kill process %d: %w", s.PID, err)
 			}
 		}
 		select {
@@ -266,4 +272,21 @@ func KillStrays(ctx context.Context, dir string) error {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// killStray kills a process if it is, now that we hold it, still the stray that it was.
+func killStray(pid int, dir string) error {
+	id, err := identify(pid)
+	if err != nil {
+		return nil // gone
+	}
+	p := openProcess(id)
+	if p == nil {
+		return nil
+	}
+	defer p.close()
+	if strayPath(pid, dir) == "" {
+		return nil
+	}
+	return p.signal(unix.SIGKILL)
 }

@@ -31,7 +31,10 @@ type Processes struct {
 	done sync.WaitGroup
 }
 
-var _ Units = (*Processes)(nil)
+var (
+	_ Units   = (*Processes)(nil)
+	_ Watcher = (*Processes)(nil)
+)
 
 // unit is one unit and the process that runs it.
 type unit struct {
