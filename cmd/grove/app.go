@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -97,7 +98,10 @@ func (a *app) explain(err error) string {
 		return err.Error() + "\nIs it running? 'groved dev' starts Grove on this machine. Another one is chosen with --endpoint, GROVE_ENDPOINT or OS_CLOUD."
 	}
 	var refused *client.Error
-	if errors.As(err, &refused) && refused.Status == 401 {
+	if errors.As(err, &refused) && len(refused.Operations) > 0 {
+		return err.Error() + "\nThe work goes on. Follow it with: " + follow(refused.Operations)
+	}
+	if errors.As(err, &refused) && refused.Status == http.StatusUnauthorized {
 		return err.Error() + "\nThe server wants a token: OS_TOKEN=$(openstack token issue -f value -c id)"
 	}
 	return err.Error()
@@ -123,6 +127,7 @@ Exit codes: 0 done, 1 failed, 2 --wait timed out, 64 wrong usage, 130 interrupte
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
 	root.PersistentPreRunE = a.checkFlags
+	root.SetGlobalNormalizationFunc(alias)
 	a.globalFlags(root.PersistentFlags())
 	_ = root.RegisterFlagCompletionFunc("format", fixed(output.Formats()...))
 	_ = root.RegisterFlagCompletionFunc("column", cobra.NoFileCompletions)
@@ -141,6 +146,9 @@ func (a *app) globalFlags(f *pflag.FlagSet) {
 func (a *app) checkFlags(cmd *cobra.Command, _ []string) error {
 	if !slices.Contains(output.Formats(), a.format) {
 		return usage(cmd, "there is no format %q; there are: %s", a.format, strings.Join(output.Formats(), ", "))
+	}
+	if err := cmd.ValidateFlagGroups(); err != nil {
+		return usage(cmd, "%v", err)
 	}
 	return nil
 }

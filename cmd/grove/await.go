@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -64,6 +65,16 @@ func (w *work) ended() bool { return w.op != nil && dbaas.OperationStatus(w.op.S
 func (a *app) finish(ctx context.Context, reply *client.Reply, name string, w *waitFlags) error {
 	a.warn(reply)
 	return a.finishAll(ctx, works(name, reply.Operations), w)
+}
+
+// stillAtWork makes an acceptance of an answer that only says that the work took longer than the server waits, when
+// the user wants to wait anyway.
+func stillAtWork(reply *client.Reply, err error, w *waitFlags) (*client.Reply, error) {
+	var refused *client.Error
+	if w.wait && errors.As(err, &refused) && refused.Status == http.StatusServiceUnavailable && len(refused.Operations) > 0 {
+		return &client.Reply{Status: refused.Status, Operations: refused.Operations}, nil
+	}
+	return reply, err
 }
 
 func works(name string, ids []string) []*work {
@@ -152,7 +163,7 @@ func poll(ctx context.Context, c *client.Client, all []*work, p *progress) error
 func passing(err error) bool {
 	var gone *client.UnreachableError
 	var refused *client.Error
-	return errors.As(err, &gone) || errors.As(err, &refused) && refused.Status >= 500 && refused.Status != 501
+	return errors.As(err, &gone) || errors.As(err, &refused) && (refused.RetryAfter > 0 || refused.Status >= 500 && refused.Status != http.StatusNotImplemented)
 }
 
 func open(all []*work) []*work {

@@ -209,6 +209,7 @@ func (a *app) configurationSet() *cobra.Command {
 			return err
 		}
 		reply, err := c.ReplaceConfiguration(cmd.Context(), ref.ID, change)
+		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}
@@ -252,6 +253,7 @@ func (a *app) configurationPatch(verb string) *cobra.Command {
 			return usage(cmd, "no values are given")
 		}
 		reply, err := c.PatchConfiguration(cmd.Context(), ref.ID, given)
+		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}
@@ -295,6 +297,7 @@ func (a *app) configurationAttach() *cobra.Command {
 			return err
 		}
 		reply, err := c.UpdateInstance(cmd.Context(), ref.ID, wire.PutInstance{Configuration: wire.Some(wire.Ref(group.ID))})
+		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}
@@ -325,6 +328,7 @@ func (a *app) configurationDetach() *cobra.Command {
 			return err
 		}
 		reply, err := c.UpdateInstance(cmd.Context(), ref.ID, wire.PutInstance{Configuration: wire.Null[wire.Ref]()})
+		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}

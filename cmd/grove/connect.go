@@ -36,15 +36,19 @@ func (c *connectFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&c.authType, "os-auth-type", "", "none or token (OS_AUTH_TYPE)")
 	f.StringVar(&c.caCert, "os-cacert", "", "`file` with CA certificates to trust (OS_CACERT)")
 	f.BoolVar(&c.insecure, "insecure", false, "do not check the server's certificate")
-	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-		switch name {
-		case "os-endpoint", "os-endpoint-override", "os-database-endpoint-override":
-			name = "endpoint"
-		case "project":
-			name = "os-project-id"
-		}
-		return pflag.NormalizedName(name)
-	})
+}
+
+// alias lets flags be called as openstackclient calls them.
+func alias(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	switch name {
+	case "os-endpoint", "os-endpoint-override", "os-database-endpoint-override":
+		name = "endpoint"
+	case "project":
+		name = "os-project-id"
+	case "configuration-group":
+		name = "configuration"
+	}
+	return pflag.NormalizedName(name)
 }
 
 // target is a server to speak to.

@@ -524,6 +524,7 @@ func (a *app) instanceSet() *cobra.Command {
 			return usage(cmd, "nothing to set: name at least one flag")
 		}
 		reply, err := c.UpdateInstance(cmd.Context(), ref.ID, change)
+		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}
@@ -613,15 +614,19 @@ func (a *app) instanceCredentials() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			credentials, err := c.Credentials(cmd.Context(), ref.ID)
-			if err != nil {
-				return err
-			}
-			var r output.Record
-			r.Add("username", credentials.Username)
-			r.Add("password", credentials.Password)
-			r.Add("uri", credentials.URI)
-			return a.writer().Record(r)
+			return a.showCredentials(cmd.Context(), c, ref.ID)
 		},
 	}
+}
+
+func (a *app) showCredentials(ctx context.Context, c *client.Client, id string) error {
+	credentials, err := c.Credentials(ctx, id)
+	if err != nil {
+		return err
+	}
+	var r output.Record
+	r.Add("username", credentials.Username)
+	r.Add("password", credentials.Password)
+	r.Add("uri", credentials.URI)
+	return a.writer().Record(r)
 }

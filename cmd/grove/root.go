@@ -42,10 +42,18 @@ The password is generated, unless one is given: on standard input with --passwor
 			return err
 		}
 		user, reply, err := c.EnableRoot(cmd.Context(), ref.ID, password)
-		if err != nil {
+		if reply, err = stillAtWork(reply, err, w); err != nil {
 			return err
 		}
-		return errors.Join(a.finish(cmd.Context(), reply, args[0], w), a.writer().Record(userRecord(user)))
+		waitErr := a.finish(cmd.Context(), reply, args[0], w)
+		switch {
+		case user.User.Password != "": // shown whatever became of the wait: it is in this answer alone
+			return errors.Join(waitErr, a.writer().Record(userRecord(user)))
+		case waitErr != nil:
+			return waitErr
+		default: // it took longer than the server waits with its answer
+			return a.showCredentials(cmd.Context(), c, ref.ID)
+		}
 	}
 	return cmd
 }
@@ -112,6 +120,7 @@ func (a *app) rootDisable() *cobra.Command {
 			return err
 		}
 		reply, err := c.DisableRoot(cmd.Context(), ref.ID)
+		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}

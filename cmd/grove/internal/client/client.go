@@ -111,8 +111,8 @@ func (r request) String() string {
 	return s
 }
 
-// call sends a request, again where that is safe: a GET when the server asks for patience or the connection broke, a
-// POST, under its idempotency key, when the connection broke after it was sent.
+// call sends a request, again where that is safe: a GET when the server asks for patience or the connection broke; a
+// POST, under its idempotency key, when the connection broke after it was sent, and then as long as the first is at work.
 func (c *Client) call(ctx context.Context, r request) (*Reply, error) {
 	body, err := encode(r.in)
 	if err != nil {
@@ -124,7 +124,7 @@ func (c *Client) call(ctx context.Context, r request) (*Reply, error) {
 	for attempt := 1; ; attempt++ {
 		reply, err := c.send(ctx, r, body, key)
 		again, wait := retryable(r.method, err, sent)
-		if !again || attempt == attempts || ctx.Err() != nil {
+		if err == nil || !again || attempt == attempts || ctx.Err() != nil {
 			return reply, err
 		}
 		sent = true
@@ -161,8 +161,16 @@ func retryable(method string, err error, sentBefore bool) (bool, time.Duration) 
 		return safe && !unreachable.Timeout && (unreachable.Sent || sentBefore), 0
 	}
 	var e *Error
-	if errors.As(err, &e) && method == http.MethodGet && e.Status == http.StatusServiceUnavailable && e.RetryAfter > 0 {
-		return true, min(e.RetryAfter, longestPause)
+	if !errors.As(err, &e) || e.RetryAfter == 0 {
+		return false, 0
+	}
+	switch method {
+	case http.MethodGet:
+		busy := e.Status == http.StatusServiceUnavailable || e.Status == http.StatusRequestEntityTooLarge // too many requests
+		return busy, min(e.RetryAfter, longestPause)
+	case http.MethodPost:
+		firstAtWork := e.Status == http.StatusConflict && sentBefore
+		return firstAtWork, min(e.RetryAfter, longestPause)
 	}
 	return false, 0
 }

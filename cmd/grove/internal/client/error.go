@@ -22,6 +22,7 @@ type Error struct {
 	Message    string
 	RequestID  string
 	RetryAfter time.Duration // 0 when the server named none
+	Operations []string      // that were accepted although the answer is an error: their end did not come in time
 }
 
 // Error gives the server's sentence, its code and the request id that its operator needs to find the cause.
@@ -79,7 +80,7 @@ func isDialing(err error) bool {
 }
 
 func newError(r request, res *http.Response, body []byte) error {
-	e := &Error{Request: r.method + " /" + strings.Join(r.path, "/"), Status: res.StatusCode, RequestID: requestID(res.Header)}
+	e := &Error{Request: r.method + " /" + strings.Join(r.path, "/"), Status: res.StatusCode, RequestID: requestID(res.Header), Operations: operations(res.Header)}
 	if s, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && s > 0 {
 		e.RetryAfter = time.Duration(s) * time.Second
 	}
