@@ -71,7 +71,7 @@ func (a *app) finish(ctx context.Context, reply *client.Reply, name string, w *w
 // the user wants to wait anyway.
 func stillAtWork(reply *client.Reply, err error, w *waitFlags) (*client.Reply, error) {
 	var refused *client.Error
-	if w.wait && errors.As(err, &refused) && refused.Status == http.StatusServiceUnavailable && len(refused.Operations) > 0 {
+	if w.wait && errors.As(err, &refused) && refused.StillAtWork() {
 		return &client.Reply{Status: refused.Status, Operations: refused.Operations}, nil
 	}
 	return reply, err

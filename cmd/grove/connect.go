@@ -151,8 +151,8 @@ func complete(endpoint, flag, project string) (string, error) {
 		endpoint = strings.ReplaceAll(endpoint, mark, "")
 	}
 	u, err := url.Parse(endpoint)
-	if err != nil || u.Host == "" {
-		return "", fmt.Errorf("the endpoint %q is not a URL; it should look like http://127.0.0.1:8779/v1.0/demo", endpoint)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return "", fmt.Errorf("the endpoint %q is not an http or https URL; it should look like http://127.0.0.1:8779/v1.0/demo", endpoint)
 	}
 	path, own := splitPath(u.Path)
 	if u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback() {

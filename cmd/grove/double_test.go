@@ -144,7 +144,7 @@ func (d *double) route(w http.ResponseWriter, r *http.Request, path []string) {
 func pattern(path []string) string {
 	p := slices.Clone(path)
 	words := []string{"datastores", "versions", "parameters", "flavors", "instances", "limits", "mgmt", "quotas",
-		"configurations", "operations", "events", "action", "root", "credentials", "configuration", "retry", "cancel"}
+		"configurations", "operations", "events", "action", "root", "credentials", "configuration"}
 	for i := range p {
 		if !slices.Contains(words, p[i]) {
 			p[i] = "*"
@@ -400,11 +400,13 @@ func (d *double) operation(w http.ResponseWriter, r *http.Request, o *wire.Opera
 			d.advance(o, d.instances[i])
 		}
 		d.answer(w, wire.OperationEnvelope{Operation: *o})
-	case "POST retry":
-		w.WriteHeader(http.StatusAccepted)
-	case "POST cancel":
-		o.Status, o.Failure = "cancelled", &wire.InstanceFault{Message: "An operator cancelled it."}
-		w.WriteHeader(http.StatusAccepted)
+	case "POST action":
+		var action wire.OperationAction
+		read(r, &action)
+		if action.Cancel != nil {
+			o.Status, o.Failure = "cancelled", &wire.InstanceFault{Message: "An operator cancelled it."}
+		}
+		d.accept(w, o)
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 func (a *app) operationCommand() *cobra.Command {
 	return a.group("operation", "Accepted changes: how far they are, what they did",
 		a.operationList(), a.operationShow(), a.operationWatch(),
-		a.operationChange("retry", "Let an operation try its current step again now", (*client.Client).RetryOperation),
-		a.operationChange("cancel", "End an operation at its next step", (*client.Client).CancelOperation),
+		a.operationChange("retry", "Let an operation try its current step again now", wire.OperationAction{Retry: &struct{}{}}),
+		a.operationChange("cancel", "End an operation at its next step", wire.OperationAction{Cancel: &struct{}{}}),
 	)
 }
 
@@ -41,7 +41,7 @@ func (a *app) operationList() *cobra.Command {
 	})
 }
 
-// instanceFlag narrows a list to an instance; --resource-id, for what is no longer there, is another name for it.
+// instanceFlag narrows a list to an instance; one that is no longer there is named by its id.
 func (a *app) instanceFlag(cmd *cobra.Command, about string) *string {
 	flag := cmd.Flags().String("instance", "", about+", by name or id")
 	_ = cmd.RegisterFlagCompletionFunc("instance", a.completeFlag(instances()))
@@ -165,7 +165,7 @@ func (a *app) operationWatch() *cobra.Command {
 	return cmd
 }
 
-func (a *app) operationChange(verb, short string, change func(*client.Client, context.Context, string) (*client.Reply, error)) *cobra.Command {
+func (a *app) operationChange(verb, short string, action wire.OperationAction) *cobra.Command {
 	cmd := &cobra.Command{Use: verb + " OPERATION", Short: short, Args: arguments("OPERATION"), ValidArgsFunction: a.completion(openOperations(), 0)}
 	w := a.waitFlags(cmd)
 	a.keyFlag(cmd)
@@ -174,7 +174,7 @@ func (a *app) operationChange(verb, short string, change func(*client.Client, co
 		if err != nil {
 			return err
 		}
-		reply, err := change(c, cmd.Context(), args[0])
+		reply, err := c.ActOnOperation(cmd.Context(), args[0], action)
 		if err != nil {
 			return err
 		}

@@ -247,14 +247,9 @@ func (c *Client) Operation(ctx context.Context, id string) (*wire.Operation, err
 	return get[wire.Operation](ctx, c, "operation", "operations", id)
 }
 
-// RetryOperation lets an operation try its step again now.
-func (c *Client) RetryOperation(ctx context.Context, id string) (*Reply, error) {
-	return c.call(ctx, request{method: http.MethodPost, path: []string{"operations", id, "retry"}})
-}
-
-// CancelOperation ends an operation at its next step boundary.
-func (c *Client) CancelOperation(ctx context.Context, id string) (*Reply, error) {
-	return c.call(ctx, request{method: http.MethodPost, path: []string{"operations", id, "cancel"}})
+// ActOnOperation retries or cancels an operation.
+func (c *Client) ActOnOperation(ctx context.Context, id string, action wire.OperationAction) (*Reply, error) {
+	return c.call(ctx, request{method: http.MethodPost, path: []string{"operations", id, "action"}, in: action})
 }
 
 // Events lists events, the newest first; resourceID "" is all.
