@@ -103,8 +103,8 @@ use() {
 memory() { redis-cli -h "$address" INFO memory | tr -d '\r' | sed -n "s/^$1://p"; }
 
 configure() {
-	run grove configuration create lru --datastore redis --value maxmemory-policy=allkeys-lru -c name -c values
-	run grove instance set cache1 --configuration lru --wait
+	run grove configuration create lru --datastore redis --set maxmemory-policy=allkeys-lru -c name -c values
+	run grove configuration attach cache1 lru --wait
 	printf '   maxmemory-policy is now %s\n' "$(memory maxmemory_policy)"
 	[ "$(memory maxmemory_policy)" = allkeys-lru ] || die "the value did not take effect"
 }

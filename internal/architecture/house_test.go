@@ -7,9 +7,9 @@ package architecture
 var floors = [][]string{
 	{"internal/dbaas"},
 	{"internal/telemetry", "internal/config", "internal/lifecycle", "internal/clock", "internal/secret", "internal/host", "migrations", "api/wire"},
-	{"internal/rpc", "internal/cloud", "backup", "datastore"},
+	{"internal/rpc", "internal/cloud", "backup", "datastore", "taskmanager/engine"},
 	{"internal/guest", "datastore/redis", "datastore/mongodb", "internal/store"},
-	{"datastore/all", "taskmanager/engine"},
+	{"datastore/all"},
 	{"internal/control"},
 	{"api", "taskmanager", "guestagent", "scheduler"},
 	{"cmd", "internal/e2e"},
