@@ -1,0 +1,103 @@
+// Command grove-agent runs in each guest: it does what the control plane asks of the guest's database, and keeps it
+// running by itself.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/datastore/all"
+	"github.com/grove-dbaas/grove/guestagent"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/host"
+	"github.com/grove-dbaas/grove/internal/rpc/amqp"
+)
+
+// version is set when the program is linked.
+var version = "development"
+
+func main() {
+	keepSmall()
+	configFile := flag.String("config", "/etc/grove/bootstrap.json", "what the agent was given at first boot")
+	showVersion := flag.Bool("version", false, "print the version")
+	flag.Parse()
+	if *showVersion {
+		fmt.Println("grove-agent", version)
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *configFile); err != nil {
+		fmt.Fprintln(os.Stderr, "grove-agent:", err)
+		os.Exit(1)
+	}
+}
+
+// keepSmall trades a little CPU for memory: the tenant's database needs it more.
+func keepSmall() {
+	debug.SetGCPercent(20)
+	debug.SetMemoryLimit(12 << 20)
+}
+
+func run(ctx context.Context, configFile string) error {
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	b, err := readBootstrap(configFile)
+	if err != nil {
+		return err
+	}
+	spec, err := host.ReadSpec(os.Getenv(host.SpecEnv))
+	if err != nil {
+		return err
+	}
+	machine, err := spec.Open(logger)
+	if err != nil {
+		return err
+	}
+	d, err := find(b.Datastore)
+	if err != nil {
+		return err
+	}
+	transport, err := amqp.Dial(ctx, amqp.Config{URL: b.RPCURL, Role: amqp.RoleGuest, GuestID: b.GuestID, Queue: b.Queue, Logger: logger})
+	if err != nil {
+		return err
+	}
+	agent, err := guestagent.New(guestagent.Config{
+		Bootstrap: b, Host: machine, Datastore: d, Transport: transport, Version: version, Logger: logger,
+	})
+	if err != nil {
+		return errors.Join(err, transport.Close())
+	}
+	return errors.Join(agent.Run(ctx), agent.Close())
+}
+
+func readBootstrap(path string) (b guest.Bootstrap, err error) {
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(text, &b)
+	}
+	if err == nil && b.RPCURL == "" {
+		err = errors.New("it names no rpc_url")
+	}
+	if err != nil {
+		err = fmt.Errorf("read %s: %w", path, err)
+	}
+	return b, err
+}
+
+func find(name string) (datastore.Datastore, error) {
+	for _, d := range all.Datastores() {
+		if d.Manifest().Name == name {
+			return d, nil
+		}
+	}
+	return nil, fmt.Errorf("this agent does not drive the datastore %q", name)
+}

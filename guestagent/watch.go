@@ -1,0 +1,342 @@
+package guestagent
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/host"
+)
+
+// watch is what the agent's loops tell each other.
+type watch struct {
+	mu       sync.Mutex
+	prepared bool
+	cause    string                // why the database does not run, in a sentence for its tenant
+	crashes  int                   // in a row
+	crashed  time.Time             // the last time
+	events   []guest.ReportedEvent // not reported yet
+	latest   *guest.StatusReport   // not reported yet; only the newest counts
+	again    chan struct{}         // look now
+	news     chan struct{}         // there is something to report
+}
+
+// mostEvents bounds what is kept while the control plane is away; the oldest go first.
+const mostEvents = 100
+
+func newWatch() *watch {
+	return &watch{again: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// poke has the database looked at now.
+func (w *watch) poke() { signal(w.again) }
+
+func (w *watch) isPrepared() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.prepared
+}
+
+func (w *watch) setPrepared() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.prepared = true
+}
+
+// calm forgets past crashes: an order makes a new beginning.
+func (w *watch) calm() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.crashes, w.cause = 0, ""
+}
+
+// failed keeps the reason why the database could not be started.
+func (w *watch) failed(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cause = "The database could not be started."
+	if dbaas.ErrorCode(err) != dbaas.Internal {
+		w.cause = dbaas.ErrorMessage(err)
+	}
+}
+
+func (w *watch) trouble() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cause
+}
+
+// tell keeps an event for the next report.
+func (w *watch) tell(kind, message string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, guest.ReportedEvent{ID: uuid.Must(uuid.NewV7()).String(), Kind: kind, Message: message})
+	if len(w.events) > mostEvents {
+		w.events = w.events[1:]
+	}
+	signal(w.again)
+}
+
+// offer puts a report in the place of an older one that was not sent yet.
+func (w *watch) offer(r *guest.StatusReport) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.latest = r
+	signal(w.news)
+}
+
+// take gives the report to send, with the events that go with it; nil when there is none.
+func (w *watch) take() *guest.StatusReport {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.latest == nil {
+		return nil
+	}
+	r := *w.latest
+	r.Events = w.events
+	return &r
+}
+
+// sent forgets what a report carried.
+func (w *watch) sent(r *guest.StatusReport) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = w.events[min(len(r.Events), len(w.events)):]
+	if w.latest != nil && reflect.DeepEqual(w.latest.Status, r.Status) {
+		w.latest = nil
+	}
+}
+
+const (
+	superviseEvery = time.Second // where units do not tell by themselves
+	stableAfter    = time.Minute
+	firstBackOff   = 500 * time.Millisecond
+	mostBackOff    = 30 * time.Second
+)
+
+// supervise starts the database again when it died unasked, at once the first time and with growing delays after.
+func (a *Agent) supervise(ctx context.Context) {
+	var ended <-chan string
+	if w, ok := a.Host.Units.(host.Watcher); ok {
+		ended = w.Watch(ctx)
+	}
+	tick := time.NewTicker(superviseEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, open := <-ended:
+			if !open {
+				ended = nil
+			}
+		case <-tick.C:
+		}
+		a.repair(ctx)
+	}
+}
+
+// repair looks at the units and starts the database when one died.
+func (a *Agent) repair(ctx context.Context) {
+	if !a.deed.TryLock() {
+		return // a command is at work; it decides
+	}
+	defer a.deed.Unlock()
+	if !a.state.Prepared || !a.state.Running {
+		return
+	}
+	dead, how := a.deadUnit(ctx)
+	if dead == "" || !a.mayRestart(dead, how) {
+		return
+	}
+	if err := a.start(ctx); err != nil {
+		a.Logger.ErrorContext(ctx, "database not restarted", "error", err)
+		a.watch.failed(err)
+	}
+	a.watch.poke()
+}
+
+// deadUnit finds a unit that should run and does not, and how it ended.
+func (a *Agent) deadUnit(ctx context.Context) (name, how string) {
+	for _, unit := range a.driver.Units() {
+		s, err := a.Host.Units.State(ctx, unit)
+		if err == nil && !s.Running {
+			return unit, s.ExitErr
+		}
+	}
+	return "", ""
+}
+
+// mayRestart notes a crash once and tells whether the back-off since the last try is over.
+func (a *Agent) mayRestart(unit, how string) bool {
+	w := a.watch
+	w.mu.Lock()
+	now := a.Clock.Now()
+	if now.Sub(w.crashed) > stableAfter {
+		w.crashes = 0
+	}
+	wait := time.Duration(0)
+	if w.crashes > 0 {
+		wait = min(firstBackOff<<min(w.crashes-1, 10), mostBackOff)
+	}
+	if now.Sub(w.crashed) < wait {
+		w.mu.Unlock()
+		return false
+	}
+	w.crashes, w.crashed = w.crashes+1, now
+	w.mu.Unlock()
+	if how == "" {
+		how = "it was not running"
+	}
+	a.Logger.Warn("database died", "unit", unit, "how", how)
+	w.tell("database.crashed", fmt.Sprintf("The database ended unasked (%s) and is being started again.", how))
+	return true
+}
+
+const (
+	lookEvery     = time.Second            // at a healthy database
+	lookEveryFast = 100 * time.Millisecond // while it is on its way
+)
+
+// observe looks at the database, offers what changed for reporting, and watches the disk.
+func (a *Agent) observe(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var last *guest.StatusReport
+	var disk diskLevel
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-a.watch.again:
+		}
+		r := a.look(ctx)
+		disk = a.watchDisk(disk, r)
+		if a.changed(last, r) {
+			a.watch.offer(r)
+			last = r
+		}
+		next := lookEvery
+		if r.Prepared && r.Status.Status != dbaas.GuestHealthy {
+			next = lookEveryFast
+		}
+		timer.Reset(next)
+	}
+}
+
+// changed tells whether a look is worth a report: numbers travel with heartbeats.
+func (a *Agent) changed(last, now *guest.StatusReport) bool {
+	if last == nil || last.Prepared != now.Prepared {
+		return true
+	}
+	a.watch.mu.Lock()
+	events := len(a.watch.events)
+	a.watch.mu.Unlock()
+	was, is := last.Status, now.Status
+	return events > 0 || was.Status != is.Status || was.Cause != is.Cause || string(was.Observed) != string(is.Observed)
+}
+
+// diskLevel is how full the volume was at the last look: 0, 75, 90 or 100 percent.
+type diskLevel int
+
+// full is when a database can no longer write: filesystems keep a little to themselves.
+func full(used, total int64) bool { return total > 0 && used >= total-total/200 }
+
+// watchDisk tells when the volume's use passes a level, upwards, or comes back below all of them.
+func (a *Agent) watchDisk(was diskLevel, r *guest.StatusReport) diskLevel {
+	if r.VolumeTotal == 0 {
+		return was
+	}
+	is := diskLevel(0)
+	switch percent := r.VolumeUsed * 100 / r.VolumeTotal; {
+	case full(r.VolumeUsed, r.VolumeTotal):
+		is = 100
+	case percent >= 90:
+		is = 90
+	case percent >= 75:
+		is = 75
+	}
+	switch {
+	case is > was:
+		a.watch.tell("disk.usage", fmt.Sprintf("The volume is at least %d %% full (%d of %d MiB).", is, r.VolumeUsed>>20, r.VolumeTotal>>20))
+	case is == 0 && was > 0:
+		a.watch.tell("disk.recovered", "The volume is less than 75 % full again.")
+	}
+	return is
+}
+
+const (
+	reportTimeout = 10 * time.Second
+	reportAgain   = time.Second
+)
+
+// report sends what observe offers, and keeps trying: the newest report wins.
+func (a *Agent) report(ctx context.Context) {
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.watch.news:
+		case <-retry.C:
+		}
+		r := a.watch.take()
+		if r == nil {
+			continue
+		}
+		sendCtx, cancel := context.WithTimeout(ctx, reportTimeout)
+		err := a.reporter.Report(sendCtx, *r)
+		cancel()
+		if err != nil {
+			a.Logger.DebugContext(ctx, "report not sent", "error", err)
+			retry.Reset(reportAgain)
+			continue
+		}
+		a.watch.sent(r)
+	}
+}
+
+// beat sends signs of life, spread so that guests that started together do not beat together.
+func (a *Agent) beat(ctx context.Context) {
+	interval := a.Bootstrap.Heartbeat
+	if interval <= 0 {
+		interval = 10 * time.Second
+	}
+	timer := time.NewTimer(rand.N(interval))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		r := a.look(ctx)
+		sendCtx, cancel := context.WithTimeout(ctx, reportTimeout)
+		err := a.reporter.Heartbeat(sendCtx, heartbeatOf(r))
+		cancel()
+		if err != nil {
+			a.Logger.DebugContext(ctx, "heartbeat not sent", "error", err)
+		}
+		timer.Reset(interval - interval/10 + rand.N(interval/5+1))
+	}
+}
+
+func heartbeatOf(r *guest.StatusReport) guest.Heartbeat {
+	return guest.Heartbeat{VolumeUsed: r.VolumeUsed, VolumeTotal: r.VolumeTotal, Metrics: r.Status.Metrics}
+}
