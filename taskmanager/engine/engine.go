@@ -96,16 +96,20 @@ var ErrLeaseLost = errors.New("the operation's lease was lost")
 
 // Store keeps operations. Implementations: internal/store on SQL, [Memory] in memory; both pass engine/enginetest.
 // "Now" is the store's own clock, the same for all workers. Others write rows too: a delete sets SupersededBy, a
-// failover ParkedBy, an operator Cancel, a child that failed ChildFailure; each sets WakeAt to now as well.
+// failover ParkedBy, an operator Cancel, a child that failed ChildFailure; each wakes it: WakeAt becomes now, or where it
+// is earlier already another time than it was, for the holder's save to notice.
 //
 // A failover that finds a lock taken parks its holder: it takes the lock over, remembers whose it was in the lock's
 // ParkedID, and sets the holder's ParkedBy. An operation with ParkedBy is never claimed. When the failover ends it gets
-// the lock back: ParkedBy is cleared, Status is "parked" until the engine has resumed it, StepSince and WakeAt are now.
+// the lock back: ParkedBy is cleared, Status is "parked" until the engine has resumed it, StepSince and WakeAt are now. A
+// holder that never came to the boundary is shut out by LeaseEpoch.
 type Store interface {
 	// Claim leases a due operation to worker: the one with this id, or with id "" the one that has been due longest.
 	// Due is: not ended, ParkedBy empty, WakeAt reached (a nudge by id may pass it), no valid lease, and no operation
 	// that it parked holds a valid lease either. Each claim increments LeaseEpoch. The row is given as it stands after
-	// the claim: LeaseUntil is the store's now plus lease. It gives nil when there is none.
+	// the claim: LeaseUntil is the store's now plus lease. Time in which nobody came to claim it does not count against
+	// the step, beyond the length of a lease: what passed since both WakeAt and LeaseUntil as they were, less lease, is
+	// added to StepSince (where that is set). It gives nil when there is none.
 	Claim(ctx context.Context, worker, id string, lease time.Duration) (*dbaas.Operation, error)
 	// Save writes what the holder did. The row is guarded by LeaseEpoch: ErrLeaseLost when another has claimed it, or
 	// when it has ended. Written are Kind, Status, Step, StepNumber, StepTotal, State, Attempt, StepSince, Progress and
@@ -127,7 +131,8 @@ type Save struct {
 	WakeAfter time.Duration
 	// NewStep tells that the operation entered op.Step: StepSince becomes now and Attempt 0.
 	NewStep bool
-	// Superseded tells that the operation became that of SupersededBy: SupersededBy, Cancel and ChildFailure are cleared.
+	// Superseded tells that the operation became that of SupersededBy: Cancel and ChildFailure are cleared, and
+	// SupersededBy where it is still Kind.
 	Superseded bool
 	// Step, when set, is appended to the operation's history; Number and EndedAt are the store's.
 	Step *dbaas.OperationStep

@@ -2,9 +2,7 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -143,26 +141,3 @@ func workflow(kind string, run func(step string, op *Operation) error, names ...
 	}
 	return w
 }
-
-func TestStepsFollowOneAnother(t *testing.T) {
-	var r *rig
-	r = newRig(t, []Workflow{workflow("create", func(step string, op *Operation) error {
-		r.note("%s %d/%d", step, op.StepNumber, op.StepTotal)
-		return nil
-	}, "one", "two")})
-	op := r.process(r.start("create"))
-	r.expectTrail("started", "one 1/2", "done", "two 2/2", "succeeded")
-	if op.Status != dbaas.OperationSucceeded || op.EndedAt.IsZero() || r.holder() != "" || op.LeaseEpoch != 1 {
-		t.Errorf("operation ended as %+v, lock held by %q", op, r.holder())
-	}
-	if diff := cmp.Diff([]string{"one 1 done", "two 1 done"}, r.history(op.ID)); diff != "" {
-		t.Error(diff)
-	}
-	want := []string{"operation.create.one", "operation.create.two", "operation.create.succeeded"}
-	if diff := cmp.Diff(want, r.events()); diff != "" {
-		t.Error(diff)
-	}
-}
-
-var _ = errors.New
-var _ = slices.Index[[]int]

@@ -78,6 +78,9 @@ func (m *Memory) Claim(_ context.Context, worker, id string, lease time.Duration
 	if found == nil {
 		return nil, nil
 	}
+	if absent := now.Sub(max(found.WakeAt, found.LeaseUntil)) - lease; absent > 0 && found.StepSince != 0 {
+		found.StepSince = found.StepSince.Add(absent)
+	}
 	found.LeaseOwner, found.LeaseUntil, found.UpdatedAt = worker, now.Add(lease), now
 	found.LeaseEpoch++
 	row := *found
@@ -86,9 +89,18 @@ func (m *Memory) Claim(_ context.Context, worker, id string, lease time.Duration
 
 // claimable tells whether an operation may be claimed, were it due.
 func (r *Rows) claimable(op *dbaas.Operation, now dbaas.Instant) bool {
-	return !op.Status.Ended() && op.ParkedBy == "" && op.LeaseUntil <= now && !slices.ContainsFunc(r.Operations, func(parked *dbaas.Operation) bool {
-		return parked.ParkedBy == op.ID && parked.LeaseUntil > now
-	})
+	return !op.Status.Ended() && op.ParkedBy == "" && r.freeAt(op) <= now
+}
+
+// freeAt tells when the lease of an operation, and of those that it parked, is over.
+func (r *Rows) freeAt(op *dbaas.Operation) dbaas.Instant {
+	at := op.LeaseUntil
+	for _, parked := range r.Operations {
+		if parked.ParkedBy == op.ID {
+			at = max(at, parked.LeaseUntil)
+		}
+	}
+	return at
 }
 
 // NextDue implements [Store].
@@ -96,13 +108,13 @@ func (m *Memory) NextDue(_ context.Context, limit time.Duration) (time.Duration,
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
-	due := limit
+	due := now.Add(limit)
 	for _, op := range m.rows.Operations {
 		if !op.Status.Ended() && op.ParkedBy == "" {
-			due = min(due, max(op.WakeAt, op.LeaseUntil).Sub(now))
+			due = min(due, max(op.WakeAt, m.rows.freeAt(op)))
 		}
 	}
-	return max(due, 0), nil
+	return max(due.Sub(now), 0), nil
 }
 
 // Operation implements [Store].
@@ -133,7 +145,10 @@ func (m *Memory) Save(_ context.Context, op *dbaas.Operation, s Save) error {
 		row.StepSince, row.Attempt = now, 0
 	}
 	if s.Superseded {
-		row.SupersededBy, row.Cancel, row.ChildFailure = "", false, ""
+		row.Cancel, row.ChildFailure = false, ""
+		if row.SupersededBy == row.Kind {
+			row.SupersededBy = ""
+		}
 	}
 	m.rows.record(row, now, s)
 	if row.Status == dbaas.OperationParked {
@@ -180,9 +195,18 @@ func (r *Rows) record(op *dbaas.Operation, now dbaas.Instant, s Save) {
 	}
 }
 
+// wakeNow makes an operation due. The time always changes: by that a holder that saves notices it.
+func wakeNow(op *dbaas.Operation, now dbaas.Instant) {
+	if op.WakeAt > now {
+		op.WakeAt = now
+	} else {
+		op.WakeAt--
+	}
+}
+
 func (r *Rows) wake(id string, now dbaas.Instant) {
 	if op := r.Operation(id); op != nil && !op.Status.Ended() {
-		op.WakeAt = now
+		wakeNow(op, now)
 	}
 }
 
@@ -197,7 +221,7 @@ func (r *Rows) end(op *dbaas.Operation, now dbaas.Instant) {
 	r.Locks = slices.DeleteFunc(r.Locks, func(l *dbaas.OperationLock) bool { return l.OperationID == op.ID })
 	for _, parked := range r.Operations {
 		if parked.ParkedBy == op.ID {
-			parked.ParkedBy, parked.Status, parked.StepSince, parked.WakeAt = "", dbaas.OperationParked, now, now
+			r.unpark(parked, now)
 		}
 	}
 	if parent := r.Operation(op.ParentID); parent != nil {
@@ -206,6 +230,16 @@ func (r *Rows) end(op *dbaas.Operation, now dbaas.Instant) {
 		}
 		r.wake(parent.ID, now)
 	}
+}
+
+// unpark lets an operation go on. A holder that never came to the boundary is shut out by the epoch.
+func (r *Rows) unpark(op *dbaas.Operation, now dbaas.Instant) {
+	op.ParkedBy, op.Status, op.StepSince = "", dbaas.OperationParked, now
+	if op.LeaseOwner != "" {
+		op.LeaseOwner = ""
+		op.LeaseEpoch++
+	}
+	wakeNow(op, now)
 }
 
 // Enqueue inserts an operation that is due at once, and takes its locks, or none: dbaas.Unprocessable when an
@@ -264,18 +298,16 @@ func (m *Memory) Preempt(_ context.Context, failover *dbaas.Operation, locks ...
 // park stops an operation: at once when nobody holds its lease, else at its holder's next step boundary, for which the
 // failover waits.
 func (r *Rows) park(id, by string, now dbaas.Instant) {
-	parked, failover := r.Operation(id), r.Operation(by)
+	parked := r.Operation(id)
 	parked.ParkedBy = by
-	if parked.LeaseUntil > now {
-		failover.WakeAt = max(failover.WakeAt, parked.LeaseUntil)
-	} else {
+	if parked.LeaseUntil <= now {
 		parked.Status = dbaas.OperationParked
 	}
 }
 
 // Supersede has an operation become one of another kind before its next step.
 func (m *Memory) Supersede(_ context.Context, id, kind string) error {
-	return m.mark(id, func(op *dbaas.Operation) { op.SupersededBy, op.Cancel, op.ChildFailure = kind, false, "" })
+	return m.mark(id, func(op *dbaas.Operation) { op.SupersededBy = kind })
 }
 
 // Cancel has an operation fail at its next step boundary.
@@ -300,7 +332,7 @@ func (m *Memory) mark(id string, change func(*dbaas.Operation)) error {
 		return dbaas.Errorf(dbaas.Unprocessable, "Operation %s has ended.", id)
 	}
 	change(op)
-	op.WakeAt = m.now()
+	wakeNow(op, m.now())
 	return nil
 }
 
