@@ -1,9 +1,5 @@
 package datastore
 
-import (
-	"github.com/grove-dbaas/grove/internal/dbaas"
-)
-
 // Manifest is all that the control plane knows of a datastore, as data.
 type Manifest struct {
 	Name           string // "redis"
@@ -18,6 +14,8 @@ type Manifest struct {
 	// Root names the account in the answer of "enable root" (api.md 3.10: Redis says "-").
 	Root       string
 	Parameters []Parameter
+	// Defaults gives the template's values for an instance of this size, as the API shows them.
+	Defaults func(version string, s Sizing) map[string]any
 	// Capabilities that only some have; what is absent answers 501.
 	Capabilities Capabilities
 }
@@ -63,6 +61,7 @@ type Parameter struct {
 	Type    Type
 	Min     *int64 // nil: no bound
 	Max     *int64
+	Bytes   bool     // an integer that may also be written as "64mb"
 	Values  []string // of an enumeration; nil: any
 	// Check validates what type, range and values cannot express and says what would be right; nil: nothing more.
 	Check func(value any, d Sizing) error
@@ -103,9 +102,4 @@ func (m *Manifest) Version(name string) (Version, bool) {
 		}
 	}
 	return Version{}, false
-}
-
-// unknownParameter is the refusal for a name that a version does not have.
-func unknownParameter(m *Manifest, version, name string) error {
-	return dbaas.Errorf(dbaas.Unprocessable, "%s %s has no configuration parameter %q.", m.Name, version, name)
 }
