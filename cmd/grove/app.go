@@ -98,8 +98,8 @@ func (a *app) explain(err error) string {
 		return err.Error() + "\nIs it running? 'groved dev' starts Grove on this machine. Another one is chosen with --endpoint, GROVE_ENDPOINT or OS_CLOUD."
 	}
 	var refused *client.Error
-	if errors.As(err, &refused) && refused.StillAtWork() {
-		return err.Error() + "\nThe work goes on. Follow it with: " + follow(refused.Operations)
+	if errors.As(err, &refused) && len(refused.Operations) > 0 {
+		return err.Error() + "\nIts steps: grove operation show " + refused.Operations[0]
 	}
 	if errors.As(err, &refused) && refused.Status == http.StatusUnauthorized {
 		return err.Error() + "\nThe server wants a token: OS_TOKEN=$(openstack token issue -f value -c id)"

@@ -67,16 +67,6 @@ func (a *app) finish(ctx context.Context, reply *client.Reply, name string, w *w
 	return a.finishAll(ctx, works(name, reply.Operations), w)
 }
 
-// stillAtWork makes an acceptance of an answer that only says that the work took longer than the server waits, when
-// the user wants to wait anyway.
-func stillAtWork(reply *client.Reply, err error, w *waitFlags) (*client.Reply, error) {
-	var refused *client.Error
-	if w.wait && errors.As(err, &refused) && refused.StillAtWork() {
-		return &client.Reply{Status: refused.Status, Operations: refused.Operations}, nil
-	}
-	return reply, err
-}
-
 func works(name string, ids []string) []*work {
 	all := make([]*work, len(ids))
 	for i, id := range ids {

@@ -209,7 +209,6 @@ func (a *app) configurationSet() *cobra.Command {
 			return err
 		}
 		reply, err := c.ReplaceConfiguration(cmd.Context(), ref.ID, change)
-		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}
@@ -253,7 +252,6 @@ func (a *app) configurationPatch(verb string) *cobra.Command {
 			return usage(cmd, "no values are given")
 		}
 		reply, err := c.PatchConfiguration(cmd.Context(), ref.ID, given)
-		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}
@@ -297,7 +295,6 @@ func (a *app) configurationAttach() *cobra.Command {
 			return err
 		}
 		reply, err := c.UpdateInstance(cmd.Context(), ref.ID, wire.PutInstance{Configuration: wire.Some(wire.Ref(group.ID))})
-		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}
@@ -328,7 +325,6 @@ func (a *app) configurationDetach() *cobra.Command {
 			return err
 		}
 		reply, err := c.UpdateInstance(cmd.Context(), ref.ID, wire.PutInstance{Configuration: wire.Null[wire.Ref]()})
-		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}

@@ -524,7 +524,6 @@ func (a *app) instanceSet() *cobra.Command {
 			return usage(cmd, "nothing to set: name at least one flag")
 		}
 		reply, err := c.UpdateInstance(cmd.Context(), ref.ID, change)
-		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}

@@ -42,18 +42,11 @@ The password is generated, unless one is given: on standard input with --passwor
 			return err
 		}
 		user, reply, err := c.EnableRoot(cmd.Context(), ref.ID, password)
-		if reply, err = stillAtWork(reply, err, w); err != nil {
+		if err != nil {
 			return err
 		}
-		waitErr := a.finish(cmd.Context(), reply, args[0], w)
-		switch {
-		case user.User.Password != "": // shown whatever became of the wait: it is in this answer alone
-			return errors.Join(waitErr, a.writer().Record(userRecord(user)))
-		case waitErr != nil:
-			return waitErr
-		default: // it took longer than the server waits with its answer
-			return a.showCredentials(cmd.Context(), c, ref.ID)
-		}
+		// Shown whatever becomes of the wait: a generated password is in this answer alone.
+		return errors.Join(a.finish(cmd.Context(), reply, args[0], w), a.writer().Record(userRecord(user)))
 	}
 	return cmd
 }
@@ -120,7 +113,6 @@ func (a *app) rootDisable() *cobra.Command {
 			return err
 		}
 		reply, err := c.DisableRoot(cmd.Context(), ref.ID)
-		reply, err = stillAtWork(reply, err, w)
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 
@@ -45,13 +46,22 @@ func parseJSONValues(text []byte) (map[string]any, error) {
 
 func checkScalars(values map[string]any) error {
 	for name, v := range values {
-		switch v.(type) {
-		case string, bool, int, int64, uint64, float64, json.Number:
-		default:
+		if !isScalar(v) {
 			return fmt.Errorf("the value of %q should be a string, a number or true or false", name)
 		}
 	}
 	return nil
+}
+
+// isScalar tells what a parameter's value may be. YAML knows numbers that JSON does not.
+func isScalar(v any) bool {
+	switch v := v.(type) {
+	case string, bool, int, int64, uint64, json.Number:
+		return true
+	case float64:
+		return !math.IsNaN(v) && !math.IsInf(v, 0)
+	}
+	return false
 }
 
 // parseSetting reads name=value. The value is taken as the parameter's type wants it; where the parameter is unknown,

@@ -22,12 +22,7 @@ type Error struct {
 	Message    string
 	RequestID  string
 	RetryAfter time.Duration // 0 when the server named none
-	Operations []string      // that the answer names
-}
-
-// StillAtWork tells that a change was accepted, but did not end in the time that the server waits with its answer.
-func (e *Error) StillAtWork() bool {
-	return e.Status == http.StatusServiceUnavailable && len(e.Operations) > 0
+	Operations []string      // that the answer names: what was accepted and then failed
 }
 
 // Error gives the server's sentence, its code and the request id that its operator needs to find the cause.

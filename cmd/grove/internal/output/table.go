@@ -9,7 +9,10 @@ import (
 
 // table draws a list in a frame, as openstackclient does, folded to the writer's width where words allow it.
 func (w Writer) table(l List) error {
-	rows := [][]string{l.Columns}
+	rows := [][]string{nil}
+	for _, name := range l.Columns {
+		rows[0] = append(rows[0], harmless(name))
+	}
 	for _, row := range l.Rows {
 		rows = append(rows, texts(row))
 	}
