@@ -1,5 +1,7 @@
 package datastore
 
+import "slices"
+
 // Manifest is all that the control plane knows of a datastore, as data.
 type Manifest struct {
 	Name           string // "redis"
@@ -61,7 +63,7 @@ type Parameter struct {
 	Type    Type
 	Min     *int64 // nil: no bound
 	Max     *int64
-	Bytes   bool     // an integer that may also be written as "64mb"
+	Bytes   bool     // a size in bytes, that may also be written with a unit: "64mb"
 	Values  []string // of an enumeration; nil: any
 	// Check validates what type, range and values cannot express and says what would be right; nil: nothing more.
 	Check func(value any, d Sizing) error
@@ -92,6 +94,11 @@ func (m *Manifest) Parameter(version, name string) (*Parameter, bool) {
 // wrong and what would be right.
 func (m *Manifest) Validate(version string, values map[string]any, s Sizing) (map[string]any, error) {
 	return validateValues(m, version, values, s)
+}
+
+// KnownTo tells whether a manifest version has the parameter.
+func (p *Parameter) KnownTo(version string) bool {
+	return p.Versions == nil || slices.Contains(p.Versions, version)
 }
 
 // Version finds a version by name.

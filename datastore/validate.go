@@ -305,42 +305,16 @@ func unknownParameter(m *Manifest, version, name string) error {
 
 // nearest gives the parameter that was perhaps meant, "" when none is near.
 func nearest(parameters []Parameter, version, name string) string {
-	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
-	if len(name) > 64 {
+	if len(name) > MaxValueLength {
 		return ""
 	}
-	best, least := "", 1+min(3, len(name)/3)
+	var known []string
 	for i := range parameters {
-		p := &parameters[i]
-		if p.Who != WhoTenant || !p.KnownTo(version) {
-			continue
-		}
-		if d := distance(name, strings.ToLower(p.Name)); d < least {
-			best, least = p.Name, d
+		if p := &parameters[i]; p.Who == WhoTenant && p.KnownTo(version) {
+			known = append(known, p.Name)
 		}
 	}
-	return best
-}
-
-// distance counts the letters to change, add or drop on the way from a to b (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return dbaas.Nearest(strings.ReplaceAll(name, "_", "-"), known)
 }
 
 func refuse(format string, args ...any) error {
