@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -33,25 +34,16 @@ func (c Command) Run(ctx context.Context) (string, error) {
 	if c.Stdin != nil {
 		cmd.Stdin = bytes.NewReader(c.Stdin)
 	}
-	var out, both bytes.Buffer
-	cmd.Stdout = &teeBuffer{&out, &both}
-	cmd.Stderr = &both
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return out.String(), fmt.Errorf("run %s: %w: %s", strings.Join(c.Argv, " "), err, lastLines(both.Bytes()))
+		words := lastLines(slices.Concat(out.Bytes(), errOut.Bytes()))
+		return out.String(), fmt.Errorf("run %s: %w: %s", strings.Join(c.Argv, " "), err, words)
 	}
 	return out.String(), nil
-}
-
-// teeBuffer keeps standard output apart, and in its place among the errors.
-type teeBuffer struct{ out, both *bytes.Buffer }
-
-// Write writes to both buffers.
-func (t *teeBuffer) Write(p []byte) (int, error) {
-	t.both.Write(p)
-	return t.out.Write(p)
 }
 
 // The bounds of what is quoted of a program's output.

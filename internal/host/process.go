@@ -172,6 +172,24 @@ func (p *process) killGroup() error {
 	return p.signal(unix.SIGKILL)
 }
 
+// killLeft kills what the process forked and left in its group, and tells whether there may be any. It is called right
+// after its end: as long as members are left, or we did not reap it, the group's number is nobody else's.
+func (p *process) killLeft() bool {
+	return unix.Kill(-p.PID, unix.SIGKILL) == nil
+}
+
+// groupPatience is how long the dead of a group may wait for being reaped by whoever adopted them.
+const groupPatience = 200 * time.Millisecond
+
+// awaitGroup returns when the killed group is gone.
+func (p *process) awaitGroup() {
+	for end := time.Now().Add(groupPatience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if errors.Is(unix.Kill(-p.PID, 0), unix.ESRCH) {
+			return
+		}
+	}
+}
+
 func ignoreGone(err error) error {
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrProcessDone) || errors.Is(err, os.ErrClosed) {
 		return nil

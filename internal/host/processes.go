@@ -234,7 +234,9 @@ func (p *Processes) start(u *unit, s UnitSpec) error {
 	if err != nil {
 		return err
 	}
-	p.dropCgroup(u) // of an earlier process that ended while nobody watched
+	if err := p.clear(u); err != nil {
+		return err
+	}
 	out, err := p.openOutput(s.Name)
 	if err != nil {
 		return err
@@ -275,6 +277,33 @@ func (p *Processes) start(u *unit, s UnitSpec) error {
 	u.proc = proc
 	u.mu.Unlock()
 	p.follow(u, proc)
+	return nil
+}
+
+// clear removes what an earlier process left that ended while nobody watched: its children, which would hold the
+// database's files, and its control group.
+func (p *Processes) clear(u *unit) error {
+	rec := u.record()
+	if rec.Process.PID == 0 {
+		return nil
+	}
+	strays, err := Strays(p.path(u.name, ""))
+	if err == nil && rec.Spec.Dir != "" {
+		var inDir []Stray
+		inDir, err = Strays(rec.Spec.Dir)
+		strays = append(strays, inDir...)
+	}
+	if err != nil {
+		return err
+	}
+	for _, s := range strays {
+		if st, err := readStat(s.PID); err == nil && st.session == rec.Process.PID && st.start >= rec.Process.Start {
+			if err := ignoreGone(unix.Kill(s.PID, unix.SIGKILL)); err != nil {
+				return fmt.Errorf("kill what an earlier process left: %w", err)
+			}
+		}
+	}
+	p.dropCgroup(u)
 	return nil
 }
 
@@ -357,9 +386,13 @@ func (p *Processes) follow(u *unit, proc *process) {
 		if err := proc.follow(ctx); err != nil {
 			return // closed
 		}
+		left := proc.killLeft()
 		if proc.reap != nil {
 			proc.exitErr = proc.reap()
 			p.writeExit(u.name, exitRecord{Process: proc.identity, How: proc.exitErr})
+		}
+		if left {
+			proc.awaitGroup()
 		}
 		close(proc.done)
 		proc.close()
