@@ -57,14 +57,17 @@ func Encode(m *Envelope) ([]byte, error) {
 	return body, nil
 }
 
-// Decode reads a message as it travelled. Any error means that no delivery of these bytes will ever succeed.
-func Decode(body []byte) (*Envelope, error) {
+// Decode reads a message as it travelled on topic. Any error means that no delivery of these bytes will ever succeed.
+func Decode(topic string, body []byte) (*Envelope, error) {
 	if len(body) > MaxMessage {
 		return nil, fmt.Errorf("message of %d bytes: at most %d are allowed", len(body), MaxMessage)
 	}
 	m := new(Envelope)
 	if err := json.Unmarshal(body, m); err != nil {
 		return nil, fmt.Errorf("decode message: %w", err)
+	}
+	if m.Topic != topic {
+		return nil, fmt.Errorf("message for the topic %q came on %q", m.Topic, topic)
 	}
 	return m, m.validate()
 }

@@ -179,6 +179,7 @@ func (a *Accounts) do(ctx context.Context, method, path string, body, result any
 		return err
 	}
 	req.SetBasicAuth(a.user, a.password)
+	req.Header.Set("Content-Type", "application/json")
 	resp, err := a.client.Do(req)
 	if err != nil {
 		return dbaas.WrapError(err, dbaas.Unavailable, "The message broker's management API is away.")

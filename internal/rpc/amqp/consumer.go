@@ -130,12 +130,9 @@ func (c *consumer) handle(ctx context.Context, d amqp091.Delivery) error {
 
 // decode reads d and puts the sender that the broker vouches for in place of the one that the message claims.
 func (c *consumer) decode(d amqp091.Delivery) (*rpc.Envelope, error) {
-	m, err := rpc.Decode(d.Body)
+	m, err := rpc.Decode(c.topic, d.Body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errPoison, err)
-	}
-	if m.Topic != c.topic {
-		return nil, fmt.Errorf("%w: it is for the topic %q", errPoison, m.Topic)
 	}
 	if d.Exchange == exchangeReports {
 		m.Sender, _, _ = strings.Cut(d.RoutingKey, ".")

@@ -136,7 +136,7 @@ func (s *session) forPublishing() *amqp091.Connection {
 
 // await waits for a connection; nil when ctx ended.
 func (s *session) await(ctx context.Context) *amqp091.Connection {
-	for {
+	for ctx.Err() == nil {
 		s.mu.Lock()
 		conn, changed := s.conn, s.changed
 		s.mu.Unlock()
@@ -146,9 +146,9 @@ func (s *session) await(ctx context.Context) *amqp091.Connection {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil
 		}
 	}
+	return nil
 }
 
 // retries gives the pauses between attempts: doubling, with full jitter, so that ten thousand guests that lost their

@@ -91,7 +91,7 @@ func (b *Bus) queue(topic string) *queue {
 	defer b.mu.Unlock()
 	q := b.queues[topic]
 	if q == nil {
-		q = newQueue()
+		q = newQueue(topic)
 		b.queues[topic] = q
 	}
 	return q
@@ -242,7 +242,7 @@ func errClosed() error { return dbaas.Errorf(dbaas.Unavailable, "The transport i
 
 // handle delivers d once, and sees to its reply or its next delivery.
 func (b *Bus) handle(ctx context.Context, q *queue, d *delivery, h rpc.Handler) {
-	m, err := rpc.Decode(d.body)
+	m, err := rpc.Decode(q.topic, d.body)
 	if err != nil {
 		b.o.Logger.Error("message not understood, set aside", "error", err)
 		b.setAside(d.body)

@@ -30,6 +30,8 @@ func (d *delivery) answer(r *rpc.Reply) {
 
 // queue holds the messages of one topic in order.
 type queue struct {
+	topic string
+
 	mu      sync.Mutex
 	items   []*delivery
 	held    []*delivery   // to be overtaken by the next message
@@ -37,7 +39,7 @@ type queue struct {
 	servers int
 }
 
-func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
+func newQueue(topic string) *queue { return &queue{topic: topic, wake: make(chan struct{}, 1)} }
 
 func (q *queue) join() {
 	q.mu.Lock()
