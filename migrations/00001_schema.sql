@@ -181,7 +181,7 @@ CREATE TABLE operations (
     ended_at      BIGINT NOT NULL DEFAULT 0
 );
 CREATE INDEX operations_due ON operations (wake_at) WHERE ended_at = 0 AND parked_by = '';
-CREATE INDEX operations_leased ON operations (lease_until) WHERE ended_at = 0 AND lease_until > 0;
+CREATE INDEX operations_leased ON operations (lease_until) WHERE ended_at = 0 AND lease_owner <> '';
 CREATE INDEX operations_parked ON operations (parked_by) WHERE parked_by <> '';
 CREATE INDEX operations_by_project ON operations (project_id, id);
 CREATE INDEX operations_by_project_status ON operations (project_id, status, id);

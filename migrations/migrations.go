@@ -28,7 +28,7 @@ func New(db *sql.DB, dialect goose.Dialect) (*goose.Provider, error) {
 		goose.WithGoMigrations(inGo(dialect)...),
 	}
 	if dialect == PostgreSQL {
-		locker, err := lock.NewPostgresSessionLocker()
+		locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 		if err != nil {
 			return nil, fmt.Errorf("make the lock for migrations: %w", err)
 		}

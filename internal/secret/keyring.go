@@ -3,7 +3,6 @@
 package secret
 
 import (
-	"bufio"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -240,26 +239,20 @@ func (k *Keyring) reloadLocked() error {
 	return nil
 }
 
-// parse reads "id:base64" entries. Its errors name lines, never their content.
-func parse(text string) ([]masterKey, error) {
-	var keys []masterKey
+// parse reads "id:base64" entries. Its errors name them by their number, never by their content.
+func parse(text string) (keys []masterKey, err error) {
 	ids := map[string]bool{}
-	lines := bufio.NewScanner(strings.NewReader(strings.ReplaceAll(text, ",", "\n")))
-	for n := 1; lines.Scan(); n++ {
-		line := strings.TrimSpace(lines.Text())
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		id, encoded, ok := strings.Cut(line, ":")
+	for n, entry := range entries(text) {
+		id, encoded, ok := strings.Cut(entry, ":")
 		if !ok || id == "" {
-			return nil, fmt.Errorf("entry %d is not of the form id:base64", n)
+			return nil, fmt.Errorf("entry %d is not of the form id:base64", n+1)
 		}
 		raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
 		if err != nil || len(raw) != keySize {
-			return nil, fmt.Errorf("entry %d does not hold %d bytes in base64", n, keySize)
+			return nil, fmt.Errorf("entry %d does not hold %d bytes in base64", n+1, keySize)
 		}
 		if ids[id] {
-			return nil, fmt.Errorf("entry %d repeats the id of another key", n)
+			return nil, fmt.Errorf("entry %d repeats the id of another key", n+1)
 		}
 		ids[id] = true
 		key, err := masterKeyOf(id, raw)
@@ -268,13 +261,25 @@ func parse(text string) ([]masterKey, error) {
 		}
 		keys = append(keys, key)
 	}
-	if err := lines.Err(); err != nil {
-		return nil, err
-	}
 	if len(keys) == 0 {
 		return nil, errors.New("no key was found")
 	}
 	return keys, nil
+}
+
+// entries splits text at line ends and commas, and leaves comments out.
+func entries(text string) (list []string) {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(strings.TrimSpace(line), "#") {
+			continue
+		}
+		for entry := range strings.SplitSeq(line, ",") {
+			if entry = strings.TrimSpace(entry); entry != "" {
+				list = append(list, entry)
+			}
+		}
+	}
+	return list
 }
 
 func newMasterKey() (masterKey, error) {

@@ -70,7 +70,7 @@ SELECT at FROM (SELECT wake_at AS at FROM operations o WHERE ` + claimable + ` O
 UNION ALL
 SELECT at FROM (
 	SELECT CASE WHEN wake_at > lease_until AND parked_by = '' THEN wake_at ELSE lease_until END AS at
-	FROM operations WHERE ended_at = 0 AND lease_until > 0 AND lease_until > @now ORDER BY 1 LIMIT 1) AS leased`
+	FROM operations WHERE ended_at = 0 AND lease_owner <> '' AND lease_until > @now ORDER BY 1 LIMIT 1) AS leased`
 
 // wakeNow makes an operation due (its two parameters are "now"). The time always changes, by which a holder that saves
 // notices it (engine.Save.WakeAfter).
@@ -129,10 +129,10 @@ func (tx *Tx) saved(op *dbaas.Operation, how engine.Save) (map[string]any, error
 		"kind": op.Kind, "status": op.Status, "step": op.Step, "step_number": op.StepNumber, "step_total": op.StepTotal,
 		"state": state, "attempt": op.Attempt, "step_since": op.StepSince, "progress": op.Progress, "failure": failure,
 		"seen_wake_at": op.WakeAt, "wake_at": now.Add(how.WakeAfter), "superseded": how.Superseded,
-		"lease_until": dbaas.Instant(0), "lease_owner": "", "ended_at": dbaas.Instant(0),
+		"lease_until": now.Add(how.Keep), "lease_owner": "", "ended_at": dbaas.Instant(0),
 	}
-	if how.Keep > 0 && !how.Ended {
-		values["lease_until"], values["lease_owner"] = now.Add(how.Keep), op.LeaseOwner
+	if how.Keep > 0 {
+		values["lease_owner"] = op.LeaseOwner
 	}
 	if how.NewStep {
 		values["step_since"], values["attempt"] = now, 0
@@ -204,7 +204,7 @@ func (tx *Tx) release(operationID string) error {
 
 // unpark lets go on what a failover had parked. A holder that never came to save is shut out by the epoch.
 const unpark = `UPDATE operations SET status = 'parked', parked_by = '', step_since = ?, updated_at = ?, ` + wakeNow + `,
-	lease_epoch = lease_epoch + CASE WHEN lease_until > 0 THEN 1 ELSE 0 END, lease_until = 0, lease_owner = ''
+	lease_epoch = lease_epoch + CASE WHEN lease_owner = '' THEN 0 ELSE 1 END, lease_owner = ''
 WHERE parked_by = ? AND parked_by <> '' AND ended_at = 0`
 
 func (tx *Tx) wakeOne(operationID string) error {
@@ -215,6 +215,9 @@ func (tx *Tx) wakeOne(operationID string) error {
 
 // jsonText encodes a value as gorm's serializer does: nothing is NULL.
 func jsonText(v any) (*string, error) {
+	if raw, ok := v.(dbaas.JSON); ok && len(raw) == 0 {
+		return nil, nil
+	}
 	b, err := json.Marshal(v)
 	if err != nil || string(b) == "null" {
 		return nil, err

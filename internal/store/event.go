@@ -28,8 +28,7 @@ type EventFilter struct {
 // ListEvents reads a page of events, the newest first.
 func (s *Store) ListEvents(ctx context.Context, f EventFilter) (list []dbaas.Event, more bool, err error) {
 	err = eventPage(s.read.WithContext(ctx), f).Find(&list).Error
-	list, more = page(list, f.Limit)
-	list = ofProject(list, f.ProjectID, func(e dbaas.Event) string { return e.ProjectID })
+	list, more = page(ofProject(list, f.ProjectID, func(e dbaas.Event) string { return e.ProjectID }), f.Limit)
 	return list, more, s.failed("list events", err)
 }
 

@@ -123,14 +123,39 @@ type holderRow struct {
 	ParkedID        string
 }
 
+// lockHolders reads who holds resources, and locks those operations. While it waited for one, the resource may have
+// gone to another: then it looks again.
 func (tx *Tx) lockHolders(resources []string) (rows []holderRow, err error) {
+	in := tx.s.dialect.in
 	q := tx.db.Table("operations AS o").Select("o.*, l.resource_id AS resource_locked, l.parked_id").
 		Joins("JOIN operation_locks l ON l.operation_id = o.id").
-		Where(tx.s.dialect.in("l.resource_id", resources)).Where("o.ended_at = 0").Order("o.id, l.resource_id")
-	err = tx.s.dialect.lockRow(q, "o").Scan(&rows).Error
-	return rows, tx.failed("read the locks' holders", err)
+		Where(in("l.resource_id", resources)).Where("o.ended_at = 0").Order("o.id, l.resource_id")
+	for attempt := 0; attempt < maxAttempts; attempt++ {
+		rows = nil
+		var held []dbaas.OperationLock
+		err := firstError(tx.s.dialect.lockRow(q.Session(&gorm.Session{}), "o").Scan(&rows).Error,
+			tx.db.Where(in("resource_id", resources)).Find(&held).Error)
+		if err != nil {
+			return nil, tx.failed("read the locks' holders", err)
+		}
+		if agree(rows, held) {
+			return rows, nil
+		}
+	}
+	return nil, dbaas.Errorf(dbaas.Unprocessable, "%s is busy with changes; try again.", strings.Join(resources, ", "))
 }
 
+// agree tells that the locks are held by those who were locked.
+func agree(rows []holderRow, held []dbaas.OperationLock) bool {
+	return len(rows) == len(held) && !slices.ContainsFunc(held, func(l dbaas.OperationLock) bool {
+		return !slices.ContainsFunc(rows, func(r holderRow) bool {
+			return r.ResourceLocked == l.ResourceID && r.ID == l.OperationID
+		})
+	})
+}
+
+// takeOver parks a lock's holder: at once when nobody is at work on it, else at the next step boundary, for which the
+// failover waits.
 func (tx *Tx) takeOver(failoverID string, h holderRow) error {
 	now := tx.Now()
 	taken := tx.db.Exec(`UPDATE operation_locks SET operation_id = ?, parked_id = ? WHERE resource_id = ? AND operation_id = ?`,
@@ -138,8 +163,9 @@ func (tx *Tx) takeOver(failoverID string, h holderRow) error {
 	if taken.Error == nil && taken.RowsAffected == 0 {
 		return dbaas.Errorf(dbaas.Conflict, "The lock of %s changed hands.", h.ResourceLocked)
 	}
-	parked := tx.db.Exec(`UPDATE operations SET parked_by = ?, updated_at = ?, `+wakeNow+` WHERE id = ?`,
-		failoverID, now, now, now, h.ID)
+	parked := tx.db.Exec(`UPDATE operations SET parked_by = ?, updated_at = ?, `+wakeNow+`,
+		status = CASE WHEN lease_owner <> '' AND lease_until > ? THEN status ELSE 'parked' END WHERE id = ?`,
+		failoverID, now, now, now, now, h.ID)
 	return tx.failed("take a lock over", firstError(taken.Error, parked.Error))
 }
 
@@ -242,8 +268,7 @@ type OperationFilter struct {
 // ListOperations reads a page of operations, the newest first.
 func (s *Store) ListOperations(ctx context.Context, f OperationFilter) (list []dbaas.Operation, more bool, err error) {
 	err = operationPage(s.read.WithContext(ctx), f).Find(&list).Error
-	list, more = page(list, f.Limit)
-	list = ofProject(list, f.ProjectID, func(op dbaas.Operation) string { return op.ProjectID })
+	list, more = page(ofProject(list, f.ProjectID, func(op dbaas.Operation) string { return op.ProjectID }), f.Limit)
 	return list, more, s.failed("list operations", err)
 }
 
