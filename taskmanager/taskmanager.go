@@ -82,6 +82,12 @@ func (m *Manager) Workflows() []engine.Workflow {
 // Workflows lists the workflows without anything to run them on, for documentation.
 func Workflows() []engine.Workflow { return (&Manager{}).Workflows() }
 
+// Page describes the workflows in Markdown: docs/workflows.md.
+func Page() string {
+	return "# Workflows\n\nWhat `groved workflows` prints: every operation, its steps, how long each may take, and how it ends when one\n" +
+		"fails for good.\n\n" + engine.Diagram(Workflows())
+}
+
 // Engine is what runs the operations; tests step it by hand.
 func (m *Manager) Engine() *engine.Engine { return m.engine }
 

@@ -11,7 +11,6 @@ import (
 	"github.com/grove-dbaas/grove/internal/config"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager"
-	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
 
 func migrateCommand(o *options) *cobra.Command {
@@ -116,7 +115,7 @@ func workflowsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "workflows", Short: "Print the workflows as diagrams (docs/workflows.md)", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprint(cmd.OutOrStdout(), engine.Diagram(taskmanager.Workflows()))
+			_, err := fmt.Fprint(cmd.OutOrStdout(), taskmanager.Page())
 			return err
 		},
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -47,6 +48,9 @@ func (o *options) load(defaults config.Config) (config.Config, error) {
 	}
 	if o.logLevel != "" {
 		c.Log.Level = o.logLevel
+	}
+	if c.Data, err = filepath.Abs(c.Data); err != nil {
+		return c, err
 	}
 	return c, c.Validate()
 }
