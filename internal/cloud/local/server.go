@@ -165,6 +165,10 @@ func (c *Cloud) dropSurplus(keep string, surplus []string) error {
 				return err
 			}
 		}
+		if m, ok := c.machines[id]; ok && c.machines[keep] == nil {
+			c.machines[keep] = m // whose agent runs in the directory
+			delete(c.machines, id)
+		}
 		if err := c.servers.remove(id); err != nil {
 			return err
 		}
