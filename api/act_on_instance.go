@@ -6,16 +6,16 @@ import (
 
 // actOnInstance does one deed: exactly one key of the body.
 func (s *Server) actOnInstance(r *request, body *wire.InstanceAction) (*answer, error) {
-	asked := 0
+	named := 0
 	for _, there := range []bool{
 		body.Restart != nil, body.Resize != nil, body.ResetStatus != nil,
 		body.PromoteToReplicaSource != nil, body.EjectReplicaSource != nil,
 	} {
 		if there {
-			asked++
+			named++
 		}
 	}
-	if asked != 1 {
+	if named != 1 {
 		return nil, badRequest("Name exactly one action, with an object: restart, resize or reset_status.")
 	}
 	id, ctx := r.param("id"), r.Context()
@@ -26,7 +26,7 @@ func (s *Server) actOnInstance(r *request, body *wire.InstanceAction) (*answer, 
 		return s.resize(r, id, body.Resize)
 	case body.ResetStatus != nil:
 		rule := "instance:reset_status"
-		if body.ResetStatus.ForceDelete != nil {
+		if force := body.ResetStatus.ForceDelete; asked(force) && string(force) != "false" {
 			rule = "instance:force_delete"
 		}
 		return s.act(r, rule, func() (string, error) { return s.Control.ResetStatus(ctx, r.caller, id) })

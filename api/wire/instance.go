@@ -145,7 +145,7 @@ type PutInstanceRequest struct {
 type PutInstance struct {
 	Name               *string                   `json:"name,omitempty"`
 	Configuration      Optional[Ref]             `json:"configuration,omitzero"`
-	Access             Optional[AccessRequest]   `json:"access,omitzero"`
+	Access             Optional[AccessRequest]   `json:"access,omitzero" wire:"strict"`
 	DeletionProtection *bool                     `json:"deletion_protection,omitempty"`
 	ReplicaOf          Optional[json.RawMessage] `json:"replica_of,omitzero"`
 	DatastoreVersion   Optional[json.RawMessage] `json:"datastore_version,omitzero"`
