@@ -345,3 +345,17 @@ func (m *Memory) Holder(_ context.Context, resource string) (string, error) {
 	}
 	return "", nil
 }
+
+// OperationSteps gives an operation's history.
+func (m *Memory) OperationSteps(_ context.Context, id string) ([]dbaas.OperationStep, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(m.rows.Steps), func(s dbaas.OperationStep) bool { return s.OperationID != id }), nil
+}
+
+// OperationEvents gives the events of an operation.
+func (m *Memory) OperationEvents(_ context.Context, id string) ([]dbaas.Event, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(m.rows.Events), func(e dbaas.Event) bool { return e.OperationID != id }), nil
+}

@@ -83,7 +83,6 @@ func TestRunFindsWhatNobodyNudged(t *testing.T) {
 
 func TestNudgeStartsAtOnce(t *testing.T) {
 	l := runLive(t, NewMemory(clock.Real{}), []Workflow{workflow("create", nil, "one")}, func(c *Config) { c.ScanEvery = time.Hour })
-	eventually(t, "the first scan", func() bool { return true })
 	l.enqueue("a")
 	l.Nudge("a")
 	l.Nudge("nobody")
@@ -92,27 +91,24 @@ func TestNudgeStartsAtOnce(t *testing.T) {
 }
 
 func TestANudgeDuringAStepLooksAgain(t *testing.T) {
-	var looks atomic.Int32
-	var l *live
-	w := workflow("create", func(_ string, op *Operation) error {
-		if looks.Add(1) == 1 {
-			l.Nudge(op.ID)
-			l.Nudge(op.ID)
-			return Wait(time.Hour)
+	looks, began, goOn := 0, make(chan struct{}), make(chan struct{})
+	l := runLive(t, NewMemory(clock.Real{}), []Workflow{workflow("create", func(string, *Operation) error {
+		if looks++; looks > 1 {
+			return nil
 		}
-		return nil
-	}, "one")
-	store := NewMemory(clock.Real{})
-	ready := make(chan struct{})
-	w.Steps[0].Run = func(run func(context.Context, *Operation) error) func(context.Context, *Operation) error {
-		return func(ctx context.Context, op *Operation) error { <-ready; return run(ctx, op) }
-	}(w.Steps[0].Run)
-	l = runLive(t, store, []Workflow{w})
-	close(ready)
+		close(began)
+		<-goOn
+		return Wait(time.Hour)
+	}, "one")})
 	l.enqueue("a")
+	<-began
+	l.Nudge("a")
+	l.Nudge("a")
+	close(goOn)
 	eventually(t, "it succeeded", func() bool { return l.status("a") == dbaas.OperationSucceeded })
-	if n := looks.Load(); n != 2 {
-		t.Errorf("%d looks", n)
+	l.stop()
+	if looks != 2 {
+		t.Errorf("%d looks", looks)
 	}
 }
 
