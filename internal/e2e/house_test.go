@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 
 // house is a running `groved dev`.
 type house struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	args    []string
 	cmd     *exec.Cmd
@@ -179,7 +179,7 @@ func processesNaming(dir string) []string {
 }
 
 // eventually waits until check passes, and fails with what it said last.
-func eventually(t *testing.T, within time.Duration, check func() error) {
+func eventually(t testing.TB, within time.Duration, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(within)
 	tick := time.NewTicker(20 * time.Millisecond)
