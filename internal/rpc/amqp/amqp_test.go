@@ -170,38 +170,33 @@ func TestBrokerRestarted(t *testing.T) {
 			})
 		})
 	}
-	down := make(chan time.Time, 1)
-	go func() {
-		h.broker.Kill()
-		down <- time.Now()
-	}()
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	var up time.Time
-	for phase := 0; phase < 3; phase++ { // before and while it is killed, while it is down, and while it starts
-		switch phase {
-		case 1:
-			<-down
-		case 2:
-			started := make(chan struct{})
-			go func() { h.broker.Start(t); close(started) }()
-			for done := false; !done; {
+	castUntil := func(done <-chan struct{}, atLeast int) {
+		for n := 0; ; n++ {
+			if n >= atLeast {
 				select {
-				case <-started:
-					done, up = true, time.Now()
-				case <-tick.C:
-					cast(sender, rpc.TopicTaskmanager)
-					cast(guest, rpc.TopicReports)
+				case <-done:
+					return
+				default:
 				}
 			}
-			continue
-		}
-		for range 20 {
 			<-tick.C
 			cast(sender, rpc.TopicTaskmanager)
 			cast(guest, rpc.TopicReports)
 		}
 	}
+	already := make(chan struct{})
+	close(already)
+	castUntil(already, 30) // RabbitMQ forgets a quorum queue when it is killed within a second of its first declaration
+	killed, started := make(chan struct{}), make(chan struct{})
+	go func() { h.broker.Kill(); close(killed) }()
+	castUntil(killed, 1)
+	castUntil(already, 10)
+	go func() { h.broker.Start(t); close(started) }()
+	castUntil(started, 1)
+	up := time.Now()
+	castUntil(already, 10)
 	casts.Wait()
 	testbed.Eventually(t, soon, func() error { return arrived.want(sent) })
 	var pong string

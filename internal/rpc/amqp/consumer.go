@@ -64,18 +64,12 @@ const waitingRoom = 32
 // consume handles messages until its channel or ctx ends. What was fetched but not begun goes back to the queue when
 // the channel closes.
 func (c *consumer) consume(ctx context.Context, conn *amqp091.Connection, begun func()) error {
-	ch, err := conn.Channel()
+	link, err := c.open(ctx, conn)
 	if err != nil {
 		return err
 	}
-	defer ch.Close()
-	if err := ch.Qos(cap(c.slots)+waitingRoom, 0, false); err != nil {
-		return err
-	}
-	deliveries, err := ch.Consume(queueOf(c.topic), "", false, false, false, false, nil)
-	if err != nil {
-		return err
-	}
+	defer link.close()
+	deliveries := link.deliveries
 	begun()
 	for {
 		select {
@@ -89,6 +83,55 @@ func (c *consumer) consume(ctx context.Context, conn *amqp091.Connection, begun 
 			return nil
 		}
 	}
+}
+
+// subscription is a channel that deliveries come on.
+type subscription struct {
+	ch         *amqp091.Channel
+	deliveries <-chan amqp091.Delivery
+}
+
+// close does not wait: a broker in trouble may never answer.
+func (s *subscription) close() {
+	if s.ch != nil {
+		go s.ch.Close()
+	}
+}
+
+// open subscribes, and gives up waiting for the broker's consent when ctx ends.
+func (c *consumer) open(ctx context.Context, conn *amqp091.Connection) (*subscription, error) {
+	type outcome struct {
+		link *subscription
+		err  error
+	}
+	opened := make(chan outcome, 1)
+	go func() {
+		link, err := c.subscribe(conn)
+		opened <- outcome{link, err}
+	}()
+	select {
+	case o := <-opened:
+		if o.err != nil {
+			o.link.close()
+		}
+		return o.link, o.err
+	case <-ctx.Done():
+		go func() { (<-opened).link.close() }()
+		return nil, ctx.Err()
+	}
+}
+
+func (c *consumer) subscribe(conn *amqp091.Connection) (*subscription, error) {
+	link := &subscription{}
+	var err error
+	if link.ch, err = conn.Channel(); err != nil {
+		return link, err
+	}
+	if err := link.ch.Qos(cap(c.slots)+waitingRoom, 0, false); err != nil {
+		return link, err
+	}
+	link.deliveries, err = link.ch.Consume(queueOf(c.topic), "", false, false, false, false, nil)
+	return link, err
 }
 
 // begin handles d as soon as a slot is free.
