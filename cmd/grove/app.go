@@ -68,7 +68,11 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	err := root.ExecuteContext(ctx)
-	if err != nil && !errors.Is(err, context.Canceled) {
+	var interrupted *client.InterruptedError
+	switch {
+	case errors.As(err, &interrupted):
+		fmt.Fprintf(a.err, "grove: %v; 'grove operation list' shows whether it was accepted\n", err)
+	case err != nil && !errors.Is(err, context.Canceled):
 		fmt.Fprintln(a.err, "grove: "+a.explain(err))
 	}
 	return exitCode(err)

@@ -79,11 +79,25 @@ func (a *app) finishAll(ctx context.Context, all []*work, w *waitFlags) error {
 	if len(all) == 0 {
 		return nil
 	}
-	if !w.wait {
-		a.remark("Accepted. Follow it with: %s", follow(ids(all)))
-		return nil
+	if w.wait {
+		return a.await(ctx, all, w.timeout)
 	}
-	return a.await(ctx, all, w.timeout)
+	if !a.quiet {
+		a.remarkAccepted(ctx, all)
+	}
+	return nil
+}
+
+// remarkAccepted says how to follow what is still at work: some changes are answered only after their effect.
+func (a *app) remarkAccepted(ctx context.Context, all []*work) {
+	for _, w := range all {
+		if op, err := a.connection.Operation(ctx, w.id); err == nil {
+			w.op = op
+		}
+	}
+	if left := open(all); len(left) > 0 {
+		a.remark("Accepted. Follow it with: %s", follow(ids(left)))
+	}
 }
 
 func ids(all []*work) []string {

@@ -121,9 +121,12 @@ func (v *valueFlags) apply(cmd *cobra.Command, values map[string]any, parameters
 	return nil
 }
 
-// knownParameters gives the parameters of a version, none where they cannot be had: they only help to guess types.
+// knownParameters gives the parameters of a version, none where they cannot be had: they only help to tell types.
 func knownParameters(ctx context.Context, c *client.Client, datastore, version string) func() []wire.Parameter {
 	return func() []wire.Parameter {
+		if datastore == "" && version == "" {
+			datastore = onlyDatastore(ctx, c)
+		}
 		id, err := findVersion(ctx, c, datastore, firstOf(version, datastore))
 		if err != nil {
 			return nil
@@ -134,6 +137,15 @@ func knownParameters(ctx context.Context, c *client.Client, datastore, version s
 		}
 		return all
 	}
+}
+
+// onlyDatastore is the datastore that is meant when none is named: where there is one only, it can be told.
+func onlyDatastore(ctx context.Context, c *client.Client) string {
+	all, err := c.Datastores(ctx)
+	if err != nil || len(all) != 1 {
+		return ""
+	}
+	return all[0].Name
 }
 
 func second(args []string) string {

@@ -158,11 +158,21 @@ func (a *app) operationWatch() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all = append(all, &work{id: op.ID, name: op.ResourceID})
+			all = append(all, &work{id: op.ID, name: subject(cmd.Context(), c, op)})
 		}
 		return a.await(cmd.Context(), all, *timeout)
 	}
 	return cmd
+}
+
+// subject is how people call what an operation works on.
+func subject(ctx context.Context, c *client.Client, op *wire.Operation) string {
+	if op.ResourceType == "instance" {
+		if i, err := c.Instance(ctx, op.ResourceID); err == nil {
+			return i.Name
+		}
+	}
+	return op.ResourceID
 }
 
 func (a *app) operationChange(verb, short string, action wire.OperationAction) *cobra.Command {

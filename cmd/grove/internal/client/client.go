@@ -184,12 +184,12 @@ func (c *Client) send(ctx context.Context, r request, body []byte, key string) (
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, unreachable(ctx, c.base, err)
+		return nil, unreachable(ctx, r, c.base, err)
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return nil, unreachable(ctx, c.base, err)
+		return nil, unreachable(ctx, r, c.base, err)
 	}
 	c.trace("%s: %s %s", r, res.Status, requestID(res.Header))
 	if res.StatusCode >= 300 {

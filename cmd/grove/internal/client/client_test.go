@@ -190,8 +190,13 @@ func TestARefusedConnectionIsToldAtOnce(t *testing.T) {
 func TestCancellingIsNotAnUnreachableServer(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) { cancel(); <-r.Context().Done() })
-	if _, err := c.Flavors(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+	var interrupted *InterruptedError
+	if _, err := c.Flavors(ctx); !errors.Is(err, context.Canceled) || errors.As(err, &interrupted) {
+		t.Errorf("GET: got %v", err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	if _, err := c.DeleteInstance(ctx, "a"); !errors.Is(err, context.Canceled) || !errors.As(err, &interrupted) {
+		t.Errorf("DELETE: got %v", err)
 	}
 }
 

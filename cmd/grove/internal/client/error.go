@@ -50,6 +50,15 @@ func (e *UnreachableError) Error() string {
 // Unwrap gives the cause.
 func (e *UnreachableError) Unwrap() error { return e.cause }
 
+// InterruptedError says that a change was given up before its answer: it may have been accepted.
+type InterruptedError struct{ Request string }
+
+// Error says so.
+func (e *InterruptedError) Error() string { return e.Request + " was interrupted before its answer" }
+
+// Unwrap gives context.Canceled.
+func (e *InterruptedError) Unwrap() error { return context.Canceled }
+
 // IsNotFound tells whether the server knows no such thing.
 func IsNotFound(err error) bool {
 	var e *Error
@@ -57,8 +66,11 @@ func IsNotFound(err error) bool {
 }
 
 // unreachable makes the error of a request without an answer; a context that the caller ended stays what it is.
-func unreachable(ctx context.Context, base *url.URL, err error) error {
+func unreachable(ctx context.Context, r request, base *url.URL, err error) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
+		if r.method != http.MethodGet && !isDialing(err) {
+			return &InterruptedError{Request: r.method + " /" + strings.Join(r.path, "/")}
+		}
 		return context.Canceled
 	}
 	var inURL *url.Error

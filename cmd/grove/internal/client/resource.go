@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/grove-dbaas/grove/api/wire"
 )
@@ -21,13 +23,16 @@ func get[T any](ctx context.Context, c *Client, key string, path ...string) (*T,
 	return body[key], nil
 }
 
-// Instances lists the project's instances; clustered includes members of clusters.
+// Instances lists the project's instances by ascending id, the order in which pages follow each other, so that the last
+// one's id is the marker to go on with; clustered includes members of clusters.
 func (c *Client) Instances(ctx context.Context, p Page, clustered bool) ([]wire.Instance, error) {
 	query := url.Values{}
 	if clustered {
 		query.Set("include_clustered", "true")
 	}
-	return list[wire.Instance](ctx, c, request{path: []string{"instances"}, query: query}, "instances", p)
+	all, err := list[wire.Instance](ctx, c, request{path: []string{"instances"}, query: query}, "instances", p)
+	slices.SortFunc(all, func(a, b wire.Instance) int { return strings.Compare(a.ID, b.ID) })
+	return all, err
 }
 
 // Instance shows an instance.
