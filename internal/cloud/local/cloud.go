@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -68,7 +69,7 @@ func Open(ctx context.Context, cfg Config) (*Cloud, error) {
 }
 
 func (c *Cloud) open(ctx context.Context) error {
-	if err := c.load(); err != nil {
+	if err := c.load(ctx); err != nil {
 		return err
 	}
 	switch err := c.chooseVolumes(ctx); {
@@ -79,6 +80,9 @@ func (c *Cloud) open(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := c.finishDeletes(); err != nil {
+		c.cfg.Logger.Error("volume not deleted", "error", err) // the next delete tries again
+	}
 	for id := range c.servers.rows {
 		c.kick(id)
 	}
@@ -86,7 +90,7 @@ func (c *Cloud) open(ctx context.Context) error {
 }
 
 // load reads the records, under a lock that keeps a second groved out.
-func (c *Cloud) load() error {
+func (c *Cloud) load(ctx context.Context) error {
 	dir := filepath.Join(c.cfg.Dir, "cloud")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -96,7 +100,7 @@ func (c *Cloud) load() error {
 		return err
 	}
 	c.lock = f
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := takeLock(ctx, f); err != nil {
 		return fmt.Errorf("%s is in use by another groved; give this one another directory: %w", c.cfg.Dir, err)
 	}
 	errs := make([]error, 5)
@@ -106,6 +110,26 @@ func (c *Cloud) load() error {
 	c.ports, errs[3] = openTable[port](filepath.Join(dir, "ports"))
 	c.security, errs[4] = openTable[securityGroup](filepath.Join(dir, "security_groups"))
 	return errors.Join(errs...)
+}
+
+// lockPatience is how long a killed groved may seem to hold its lock: a program that it was just starting has a share in
+// it until it runs.
+const lockPatience = time.Second
+
+func takeLock(ctx context.Context, f *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 func (c *Cloud) unlock() {

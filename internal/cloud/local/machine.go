@@ -85,8 +85,8 @@ func (c *Cloud) perform(id string) {
 	c.mu.Lock()
 	s, ok := c.servers.rows[id]
 	c.mu.Unlock()
-	if !ok || ctx.Err() != nil {
-		return
+	if !ok || ctx.Err() != nil || s.building() && !exists(filepath.Join(c.serverDir(s.GuestID), bootstrapName)) {
+		return // the last: EnsureServer was cut off, and has to come again with the bootstrap
 	}
 	if s.Task == taskDelete {
 		if err := c.erase(ctx, m, id); err != nil {

@@ -125,6 +125,9 @@ func (c *Cloud) ensureServerRow(s cloud.ServerSpec) (id string, found bool, err 
 		if err := c.dropSurplus(ids[0], ids[1:]); err != nil {
 			return "", false, err
 		}
+		if c.servers.rows[ids[0]].Task == taskDelete {
+			return "", false, fmt.Errorf("ensure server: server %s of that name is being deleted", ids[0])
+		}
 		return ids[0], !c.servers.rows[ids[0]].building(), c.equip(ids[0], s)
 	}
 	if err := c.checkServer(s); err != nil {

@@ -25,6 +25,7 @@ type volume struct {
 	Zone     string `json:"zone,omitempty"`
 	Loop     bool   `json:"loop"`  // a loop file, else a directory
 	Ready    bool   `json:"ready"` // its content was made; should that be missing, it is lost, and must not be made anew
+	Deleting bool   `json:"deleting,omitempty"` // its content may be gone already
 	ServerID string `json:"server_id,omitempty"`
 	Born     int64  `json:"born"`
 }
@@ -108,6 +109,9 @@ func (c *Cloud) checkVolume(s cloud.VolumeSpec) error {
 
 // ensureVolumeRow finds or makes the record, and removes surplus volumes.
 func (c *Cloud) ensureVolumeRow(s cloud.VolumeSpec) (string, error) {
+	if err := c.finishDeletes(); err != nil {
+		return "", err
+	}
 	ids := find(c.volumes, s.GuestID, s.Name, s.RecordedID)
 	if len(ids) > 0 {
 		for _, id := range ids[1:] {
@@ -160,7 +164,7 @@ func (c *Cloud) dataDir(serverID string) string {
 func (c *Cloud) Volume(_ context.Context, id string) (*cloud.Volume, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.volumes.rows[id]; !ok {
+	if v, ok := c.volumes.rows[id]; !ok || v.Deleting {
 		return nil, noVolume(id)
 	}
 	return c.volumeView(id), nil
@@ -351,8 +355,26 @@ func (c *Cloud) DeleteVolume(_ context.Context, id string) error {
 	return c.removeVolume(id, v)
 }
 
+// finishDeletes goes on with deletes that were cut off.
+func (c *Cloud) finishDeletes() error {
+	for id, v := range c.volumes.rows {
+		if v.Deleting {
+			if err := c.removeVolume(id, v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // removeVolume removes a volume's content, then its record.
 func (c *Cloud) removeVolume(id string, v volume) error {
+	if !v.Deleting {
+		v.Deleting = true
+		if err := c.volumes.put(id, v); err != nil {
+			return err
+		}
+	}
 	if err := c.removeContent(c.imagePath(id, v)); err != nil {
 		return err
 	}
