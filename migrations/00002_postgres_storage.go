@@ -6,7 +6,7 @@ import (
 )
 
 // postgresStorageUp tunes what only PostgreSQL has. Heartbeats may be lost in a crash (a missing one means unknown), so
-// they write no WAL, and half-empty pages let every update stay on its page. Ids compare as bytes: faster than by the
+// they write no WAL, and half-empty pages let every update stay on its page. Text compares as bytes: faster than by the
 // database's language, and in the same order as on SQLite, by which lists are paged.
 func postgresStorageUp(ctx context.Context, tx *sql.Tx) error {
 	return execAll(ctx, tx, []string{
@@ -14,7 +14,7 @@ func postgresStorageUp(ctx context.Context, tx *sql.Tx) error {
 		`ALTER TABLE heartbeats SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05)`,
 		`ALTER TABLE operations SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05)`,
 		`ALTER TABLE guests SET (fillfactor = 80)`,
-		compareIDsAsBytes,
+		compareAsBytes,
 	})
 }
 
@@ -27,9 +27,9 @@ func postgresStorageDown(ctx context.Context, tx *sql.Tx) error {
 	})
 }
 
-// compareIDsAsBytes gives every column that holds an id the collation "C". A foreign key is checked while it is
-// altered, hence the tables are empty: this belongs to the first schema.
-const compareIDsAsBytes = `
+// compareAsBytes gives every text column the collation "C". Two columns of different collations are compared without an
+// index, hence all of them. A column that a later migration adds needs it too.
+const compareAsBytes = `
 DO $$
 DECLARE
     c record;
@@ -37,8 +37,7 @@ BEGIN
     FOR c IN
         SELECT table_name, string_agg(format('ALTER COLUMN %I TYPE text COLLATE "C"', column_name), ', ') AS changes
         FROM information_schema.columns
-        WHERE table_schema = current_schema() AND data_type = 'text'
-          AND table_name <> 'goose_db_version' AND (column_name = 'id' OR column_name LIKE '%\_id')
+        WHERE table_schema = current_schema() AND data_type = 'text' AND table_name <> 'goose_db_version'
         GROUP BY table_name
     LOOP
         EXECUTE format('ALTER TABLE %I %s', c.table_name, c.changes);

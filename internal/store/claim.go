@@ -38,11 +38,7 @@ func (s *Store) Claim(ctx context.Context, worker, id string, d time.Duration) (
 
 // returning runs a statement that changes operations and gives them as they are afterwards.
 func (s *Store) returning(db *gorm.DB, statement string, values map[string]any) (ops []dbaas.Operation, err error) {
-	columns, err := columnsOfOperation(db)
-	if err != nil {
-		return nil, err
-	}
-	err = db.Raw(statement+" RETURNING "+columns, values).Scan(&ops).Error
+	err = db.Raw(statement+" RETURNING "+columns[dbaas.Operation](db, ""), values).Scan(&ops).Error
 	return ops, err
 }
 

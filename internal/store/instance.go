@@ -221,9 +221,11 @@ func (s *Store) ListInstances(ctx context.Context, f InstanceFilter) (_ []dbaas.
 }
 
 func instancePage(db *gorm.DB, f InstanceFilter) *gorm.DB {
-	q := db.Model(&dbaas.Instance{}).Where("project_id = ? AND deleted_at = 0 AND id > ?", f.ProjectID, f.Marker)
-	if !f.IncludeClustered {
-		q = q.Where("cluster_id = ''")
+	q := db.Model(&dbaas.Instance{}).Where("deleted_at = 0 AND id > ?", f.Marker)
+	if f.IncludeClustered {
+		q = q.Where("project_id = ?", f.ProjectID)
+	} else {
+		q = q.Where("cluster_id || '/' || project_id = ?", "/"+f.ProjectID) // as in the index
 	}
 	return limited(q.Order("id"), f.Limit)
 }
@@ -244,6 +246,7 @@ func (s *Store) views(db, selected *gorm.DB) ([]dbaas.InstanceView, error) {
 			ConfigurationName: r.ConfigurationName}
 		if r.ReplicaIDs != "" {
 			views[i].Replicas = strings.Split(r.ReplicaIDs, ",")
+			slices.Sort(views[i].Replicas)
 		}
 		if r.OperationID != "" {
 			byOperation[r.OperationID] = append(byOperation[r.OperationID], &views[i])
@@ -262,22 +265,20 @@ func (s *Store) views(db, selected *gorm.DB) ([]dbaas.InstanceView, error) {
 // viewQuery joins to the selected instances what has one row for each. The limit is inside the sub-select: outside, a
 // planner may walk the joined tables from their beginning to find the first rows.
 func viewQuery(db, selected *gorm.DB) *gorm.DB {
-	return db.Table("(?) AS i", selected).Select(viewColumns).Joins(`
-		LEFT JOIN datastore_versions v ON v.id = i.datastore_version_id
-		LEFT JOIN datastores d ON d.id = v.datastore_id
-		LEFT JOIN configurations c ON c.id = i.configuration_id
-		LEFT JOIN operation_locks l ON l.resource_id = i.id`).Order("i.id")
+	return db.Table("(?) AS i", selected).Select(viewColumns).Order("i.id").Joins(
+		"LEFT JOIN datastore_versions v ON v.id = i.datastore_version_id LEFT JOIN datastores d ON d.id = v.datastore_id")
 }
 
-const viewColumns = `i.*, d.name AS datastore, COALESCE(c.name, '') AS configuration_name,
-	COALESCE(l.operation_id, '') AS operation_id,
-	COALESCE((SELECT string_agg(r.id, ',' ORDER BY r.id) FROM instances r
-		WHERE r.replica_of = i.id AND r.replica_of <> '' AND r.deleted_at = 0), '') AS replica_ids,
+const viewColumns = `i.*, d.name AS datastore,
+	(SELECT c.name FROM configurations c WHERE c.id = i.configuration_id) AS configuration_name,
+	(SELECT l.operation_id FROM operation_locks l WHERE l.resource_id = i.id) AS operation_id,
+	(SELECT string_agg(r.id, ',') FROM instances r
+		WHERE r.replica_of = i.id AND r.replica_of <> '' AND r.deleted_at = 0) AS replica_ids,
 	v.id AS version_id, v.datastore_id AS version_datastore_id, v.name AS version_name, v.number AS version_number,
 	v.manager AS version_manager, v.active AS version_active, v.image AS version_image,
 	v.image_tags AS version_image_tags, v.packages AS version_packages, v.created_at AS version_created_at`
 
-// guestRow is a guest with its heartbeat, if it has one.
+// guestRow is a guest with its heartbeat, if it has one (no column of a missing one is read: it stays empty).
 type guestRow struct {
 	dbaas.Guest `gorm:"embedded"`
 	Heartbeat   dbaas.Heartbeat `gorm:"embedded;embeddedPrefix:heartbeat_"`
@@ -303,14 +304,13 @@ func (s *Store) addGuests(db *gorm.DB, ids []string, views map[string]*dbaas.Ins
 }
 
 func (s *Store) guestQuery(db *gorm.DB, instanceIDs []string) *gorm.DB {
-	return db.Table("guests AS g").Select(guestColumns).Joins("LEFT JOIN heartbeats h ON h.guest_id = g.id").
+	return db.Table("guests AS g").Select(columns[dbaas.Guest](db, "g.") + heartbeatColumns).Joins("LEFT JOIN heartbeats h ON h.guest_id = g.id").
 		Where(s.dialect.in("g.instance_id", instanceIDs)).Where("g.deleted_at = 0").Order("g.instance_id, g.id")
 }
 
-const guestColumns = `g.*, COALESCE(h.guest_id, '') AS heartbeat_guest_id, COALESCE(h.boot_id, '') AS heartbeat_boot_id,
-	COALESCE(h.sequence, 0) AS heartbeat_sequence, COALESCE(h.seen_at, 0) AS heartbeat_seen_at,
-	COALESCE(h.volume_used, 0) AS heartbeat_volume_used, COALESCE(h.volume_total, 0) AS heartbeat_volume_total,
-	COALESCE(h.metrics, '') AS heartbeat_metrics`
+const heartbeatColumns = `, h.guest_id AS heartbeat_guest_id, h.boot_id AS heartbeat_boot_id,
+	h.sequence AS heartbeat_sequence, h.seen_at AS heartbeat_seen_at, h.volume_used AS heartbeat_volume_used,
+	h.volume_total AS heartbeat_volume_total, h.metrics AS heartbeat_metrics`
 
 func (s *Store) addOperations(db *gorm.DB, views map[string][]*dbaas.InstanceView) error {
 	if len(views) == 0 {

@@ -127,7 +127,7 @@ type holderRow struct {
 // gone to another: then it looks again.
 func (tx *Tx) lockHolders(resources []string) (rows []holderRow, err error) {
 	in := tx.s.dialect.in
-	q := tx.db.Table("operations AS o").Select("o.*, l.resource_id AS resource_locked, l.parked_id").
+	q := tx.db.Table("operations AS o").Select(columns[dbaas.Operation](tx.db, "o.") + ", l.resource_id AS resource_locked, l.parked_id").
 		Joins("JOIN operation_locks l ON l.operation_id = o.id").
 		Where(in("l.resource_id", resources)).Where("o.ended_at = 0").Order("o.id, l.resource_id")
 	for attempt := 0; attempt < maxAttempts; attempt++ {
@@ -273,9 +273,16 @@ func (s *Store) ListOperations(ctx context.Context, f OperationFilter) (list []d
 }
 
 func operationPage(db *gorm.DB, f OperationFilter) *gorm.DB {
-	q := newestFirst(db.Model(&dbaas.Operation{}), f.ProjectID, f.ResourceID, f.Marker)
-	if f.Status != "" {
-		q = q.Where("status = ?", f.Status)
+	q := db.Model(&dbaas.Operation{})
+	switch status := string(f.Status); {
+	case status == "":
+		q = newestFirst(q, f.ProjectID, f.ResourceID, f.Marker)
+	case f.ResourceID != "": // these are written as in the indexes
+		q = newestFirst(q, "", "", f.Marker).Where("status || '@' || resource_id = ?", status+"@"+f.ResourceID)
+	case f.ProjectID != "":
+		q = newestFirst(q, "", "", f.Marker).Where("status || '/' || project_id = ?", status+"/"+f.ProjectID)
+	default:
+		q = newestFirst(q, "", "", f.Marker).Where("status = ?", status)
 	}
 	return limited(q, f.Limit)
 }
@@ -284,12 +291,4 @@ func operationPage(db *gorm.DB, f OperationFilter) *gorm.DB {
 func (s *Store) OperationSteps(ctx context.Context, id string) (steps []dbaas.OperationStep, err error) {
 	err = s.read.WithContext(ctx).Where("operation_id = ?", id).Order("number").Find(&steps).Error
 	return steps, s.failed("read the operation's history", err)
-}
-
-func columnsOfOperation(db *gorm.DB) (string, error) {
-	stmt := &gorm.Statement{DB: db}
-	if err := stmt.Parse(&dbaas.Operation{}); err != nil {
-		return "", err
-	}
-	return strings.Join(stmt.Schema.DBNames, ", "), nil
 }

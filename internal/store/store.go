@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -232,4 +233,13 @@ func limited(db *gorm.DB, limit int) *gorm.DB {
 		return db
 	}
 	return db.Limit(limit + 1)
+}
+
+// columns names the columns of a struct for a statement that gorm does not write, each behind the prefix.
+func columns[T any](db *gorm.DB, prefix string) string {
+	stmt := &gorm.Statement{DB: db}
+	if err := stmt.Parse(new(T)); err != nil {
+		return err.Error() // no statement with this in it succeeds, and its error shows why
+	}
+	return prefix + strings.Join(stmt.Schema.DBNames, ", "+prefix)
 }
