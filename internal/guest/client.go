@@ -11,6 +11,7 @@ import (
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/rpc"
+	"github.com/grove-dbaas/grove/internal/telemetry"
 )
 
 // Keys finds the key that a guest's messages are signed with.
@@ -115,6 +116,7 @@ func (c *Client) envelope(ctx context.Context, topic, method string, epoch int64
 	if deadline, ok := ctx.Deadline(); ok {
 		m.Deadline = dbaas.At(deadline)
 	}
+	m.RequestID, m.TraceParent = telemetry.RequestID(ctx), telemetry.TraceParent(ctx)
 	m.Sender, m.BootID, m.Sequence, m.Epoch = c.node, c.bootID, c.sequence.Add(1), epoch
 	return m, nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/grove-dbaas/grove/internal/rpc"
 	"github.com/grove-dbaas/grove/internal/rpc/inproc"
 	"github.com/grove-dbaas/grove/internal/secret"
+	"github.com/grove-dbaas/grove/internal/telemetry"
 	"github.com/grove-dbaas/grove/internal/testbed"
 )
 
@@ -31,6 +32,8 @@ type agent struct {
 	mu    sync.Mutex
 	asked []any
 	err   error
+
+	context chan context.Context // of a Stop, where somebody asks for it
 }
 
 func (a *agent) note(request any) error {
@@ -60,7 +63,12 @@ func (a *agent) fail(err error) {
 
 func (a *agent) Prepare(_ context.Context, r PrepareRequest) error { return a.note(r) }
 func (a *agent) Restart(_ context.Context, f Fence) error          { return a.note(f) }
-func (a *agent) Stop(_ context.Context, f Fence) error             { return a.note(f) }
+func (a *agent) Stop(ctx context.Context, f Fence) error {
+	if a.context != nil {
+		a.context <- ctx
+	}
+	return a.note(f)
+}
 func (a *agent) Configure(_ context.Context, r ConfigureRequest) (*datastore.Applied, error) {
 	return &datastore.Applied{RestartRequired: []string{"databases"}}, a.note(r)
 }
@@ -175,6 +183,21 @@ func TestEveryMethodCrosses(t *testing.T) {
 	}
 	if n := reflect.TypeFor[API]().NumMethod(); n != 7 {
 		t.Errorf("the API has %d methods, this test knows 7", n)
+	}
+}
+
+// The request that a user made is named in the agent's log too.
+func TestRequestIDCrosses(t *testing.T) {
+	h := newHouse(t)
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	h.agent.context = make(chan context.Context, 1)
+	ctx := telemetry.WithTraceParent(telemetry.WithRequestID(h.within(soon), "req-1"), trace)
+	if err := h.guest().Stop(ctx, Fence{}); err != nil {
+		t.Fatal(err)
+	}
+	there := <-h.agent.context
+	if telemetry.RequestID(there) != "req-1" || telemetry.TraceParent(there) != trace {
+		t.Errorf("there it is %q in %q", telemetry.RequestID(there), telemetry.TraceParent(there))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/telemetry"
 )
 
 // ErrNoReply is what a [Handler] returns for a message that deserves no answer, such as one seen before: it is
@@ -22,7 +23,8 @@ type Reply struct {
 }
 
 // Respond runs h on m and gives the answer to send, nil when there is none. The error is for the log; when it is
-// [Retryable] a cast wants to be delivered again. A handler that panics has failed.
+// [Retryable] a cast wants to be delivered again. A handler that panics has failed. The handler's context carries the
+// message's request id and trace parent.
 func Respond(ctx context.Context, h Handler, m *Envelope) (*Reply, error) {
 	result, err := runHandler(ctx, h, m)
 	if errors.Is(err, ErrNoReply) {
@@ -48,7 +50,10 @@ func runHandler(ctx context.Context, h Handler, m *Envelope) (result any, err er
 			err = fmt.Errorf("handler of %s panicked: %v\n%s", m.Method, p, debug.Stack())
 		}
 	}()
-	return h(ctx, m)
+	if m.RequestID != "" {
+		ctx = telemetry.WithRequestID(ctx, m.RequestID)
+	}
+	return h(telemetry.WithTraceParent(ctx, m.TraceParent), m)
 }
 
 // Retryable tells whether a cast whose handler returned err should be delivered again: a [dbaas.Error] is an answer,

@@ -274,27 +274,27 @@ func (y *tally) atLeast(n int) error {
 	return nil
 }
 
-func envelope(t *testing.T, topic, method string) *rpc.Envelope {
+func envelope(t testing.TB, topic, method string) *rpc.Envelope {
 	t.Helper()
 	return &rpc.Envelope{ID: uuid.NewString(), Topic: topic, Method: method}
 }
 
-func heartbeat(t *testing.T) *rpc.Envelope { return envelope(t, rpc.TopicHeartbeats, "heartbeat") }
+func heartbeat(t testing.TB) *rpc.Envelope { return envelope(t, rpc.TopicHeartbeats, "heartbeat") }
 
-func within(t *testing.T, d time.Duration) context.Context {
+func within(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func wantCode(t *testing.T, err error, code dbaas.Code) {
+func wantCode(t testing.TB, err error, code dbaas.Code) {
 	t.Helper()
 	if dbaas.ErrorCode(err) != code {
 		t.Errorf("got %v, want %s", err, code)

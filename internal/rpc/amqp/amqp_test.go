@@ -30,14 +30,14 @@ const soon = 30 * time.Second
 
 // house is a vhost with what the tests need in it.
 type house struct {
-	t        *testing.T
+	t        testing.TB
 	broker   *testbed.Broker
 	vhost    string
 	url      string
 	accounts *amqp.Accounts
 }
 
-func newHouse(t *testing.T) *house {
+func newHouse(t testing.TB) *house {
 	h := &house{t: t, broker: testbed.RabbitMQ(t)}
 	h.vhost, h.url = h.broker.Vhost(t)
 	accounts, err := amqp.NewAccounts(h.broker.ManagementURL, h.vhost, nil)
