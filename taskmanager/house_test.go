@@ -34,7 +34,7 @@ import (
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
 
-func TestMain(m *testing.M) { os.Exit(testbed.Main(m)) }
+func TestMain(m *testing.M) { testbed.Main(m) }
 
 // databases gives the stores that every test of workflows runs on.
 func databases(*testing.T) map[string]func(*testing.T) string {

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // TestDatabasesSurviveACrash kills groved: databases go on serving, and the next groved adopts them.
@@ -45,14 +47,7 @@ func TestCrashedDatabaseIsRestarted(t *testing.T) {
 	h := open(t)
 	in := h.createActive("cache1")
 	in.set("greeting", "hello")
-	pid := 0
-	info := in.redis().InfoMap(t.Context(), "server").Item("Server", "process_id")
-	if _, err := fmt.Sscan(info, &pid); err != nil || pid <= 1 {
-		t.Fatalf("process id %q: %v", info, err)
-	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	killRedis(t, in.redis())
 	eventually(t, 30*time.Second, func() error { return in.redis().Ping(t.Context()).Err() })
 	in.requireValue("greeting", "hello")
 	in.await("ACTIVE", "HEALTHY")
@@ -63,6 +58,31 @@ func TestCrashedDatabaseIsRestarted(t *testing.T) {
 			}
 		}
 		return fmt.Errorf("no event tells of the crash")
+	})
+}
+
+// killRedis kills the server process behind a client, as a crash does.
+func killRedis(t *testing.T, client *redis.Client) {
+	t.Helper()
+	pid := 0
+	info := client.InfoMap(t.Context(), "server").Item("Server", "process_id")
+	if _, err := fmt.Sscan(info, &pid); err != nil || pid <= 1 {
+		t.Fatalf("process id %q: %v", info, err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// requireValueSoon waits until the server answers again, and with the right value.
+func requireValueSoon(t *testing.T, client *redis.Client, key, value string) {
+	t.Helper()
+	eventually(t, 30*time.Second, func() error {
+		got, err := client.Get(t.Context(), key).Result()
+		if err == nil && got != value {
+			t.Fatalf("GET %s: %q, want %q", key, got, value)
+		}
+		return err
 	})
 }
 

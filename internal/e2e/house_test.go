@@ -19,26 +19,25 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/grove-dbaas/grove/internal/testbed"
 )
 
 // bin is where TestMain built the programs.
 var bin string
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "grove-e2e-bin")
-		if err != nil {
-			panic(err)
-		}
-		defer os.RemoveAll(dir)
-		bin = dir
-		build := exec.Command("go", append(append([]string{"build"}, raceFlag...), "-o", dir+"/", "../../cmd/...")...)
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build the programs: %v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
+	var err error
+	if bin, err = os.MkdirTemp("", "grove-e2e-bin"); err != nil {
+		panic(err)
+	}
+	testbed.AtExit(func() { os.RemoveAll(bin) })
+	build := exec.Command("go", append(append([]string{"build"}, raceFlag...), "-o", bin+"/", "../../cmd/...")...)
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the programs: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	testbed.Main(m)
 }
 
 // house is a running `groved dev`.

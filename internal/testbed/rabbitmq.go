@@ -62,7 +62,7 @@ func newBroker(epmd string) (*Broker, error) {
 		return nil, err
 	}
 	b := &Broker{dir: dir}
-	atExit(b.end)
+	AtExit(b.end)
 	ports, err := freePorts(4)
 	if err != nil {
 		return nil, err

@@ -38,8 +38,8 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// atExit has Main call end after the tests.
-func atExit(end func()) {
+// AtExit has Main call end after the tests.
+func AtExit(end func()) {
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	shared.ends = append(shared.ends, end)
