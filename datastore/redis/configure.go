@@ -1,0 +1,153 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+)
+
+// Configure implements [datastore.Guest]. The live server has the first word, for it is the one that may refuse; files
+// follow. Cut off in between, the server has what was wanted, and a repeated Configure finds the files behind.
+func (g *Guest) Configure(ctx context.Context, d datastore.Desired) (datastore.Applied, error) {
+	old, err := g.require()
+	if err != nil {
+		return datastore.Applied{}, err
+	}
+	if d.Version != old.Desired.Version {
+		return datastore.Applied{}, dbaas.Errorf(dbaas.BadRequest, "The database is of version %s; configuring does not make it %s.", old.Desired.Version, d.Version)
+	}
+	p, err := newPlan(d)
+	if err != nil {
+		return datastore.Applied{}, err
+	}
+	next := *old
+	next.Desired = d
+	if password := d.Secrets["password"]; password != "" {
+		next.PasswordHash = hashPassword(password)
+	}
+	state, err := g.host.Units.State(ctx, unit)
+	if err != nil {
+		return datastore.Applied{}, err
+	}
+	if !state.Running {
+		return datastore.Applied{}, g.write(&next)
+	}
+	return g.configureLive(ctx, old, &next, p)
+}
+
+func (g *Guest) configureLive(ctx context.Context, old, next *record, p plan) (applied datastore.Applied, err error) {
+	c := g.connect(old.AgentSecret)
+	running, err := c.configGet(ctx, "*")
+	if err != nil {
+		return applied, err
+	}
+	live, restart := difference(p.version, p.wanted(), running)
+	before, after := unitMemory(old.Desired), unitMemory(next.Desired)
+	if after > before { // more room first, less room last
+		if err := g.limitMemory(ctx, old, after); err != nil {
+			return applied, err
+		}
+	}
+	if err := c.configSet(ctx, live); err != nil {
+		return applied, refusal(err)
+	}
+	if err := g.settle(ctx, c, old, next); err != nil {
+		return applied, errors.Join(err, g.putBack(ctx, c, old, running.only(live)))
+	}
+	if after < before {
+		if err := g.limitMemory(ctx, next, after); err != nil {
+			return applied, err
+		}
+	}
+	applied.RestartRequired = restart
+	applied.Effective, err = readBack(ctx, c, p.version, live)
+	return applied, err
+}
+
+// only gives the settings that others name too.
+func (s settings) only(others settings) settings {
+	some := settings{}
+	for name := range others {
+		some[name] = s[name]
+	}
+	return some
+}
+
+// settle makes accounts and files follow what the server has taken.
+func (g *Guest) settle(ctx context.Context, c *client, old, next *record) error {
+	if next.PasswordHash != old.PasswordHash {
+		if err := c.setAccounts(ctx, next.accounts()); err != nil {
+			return err
+		}
+	}
+	return g.write(next)
+}
+
+// putBack undoes what was done when the rest could not be.
+func (g *Guest) putBack(ctx context.Context, c *client, old *record, before settings) error {
+	if err := c.configSet(ctx, before); err != nil {
+		return err
+	}
+	if err := c.setAccounts(ctx, old.accounts()); err != nil {
+		return err
+	}
+	return g.write(old)
+}
+
+// limitMemory gives the running unit another limit.
+func (g *Guest) limitMemory(ctx context.Context, r *record, limit int64) error {
+	found, err := inspectData(g.data, r.Volume)
+	if err != nil {
+		return err
+	}
+	spec, err := g.spec(ctx, r, found)
+	if err != nil {
+		return err
+	}
+	spec.MemoryMax = limit
+	return g.host.Units.Start(ctx, spec) // leaves one that runs alone, but for its limit
+}
+
+// readBack finds values that the server took otherwise than they were asked for.
+func readBack(ctx context.Context, c *client, version string, set settings) (map[string]string, error) {
+	if len(set) == 0 {
+		return nil, nil
+	}
+	running, err := c.configGet(ctx, "*")
+	if err != nil {
+		return nil, err
+	}
+	var differing map[string]string
+	off, restart := difference(version, set, running)
+	for name := range off {
+		if differing == nil {
+			differing = map[string]string{}
+		}
+		differing[name] = running[name]
+	}
+	if len(restart) > 0 {
+		return differing, fmt.Errorf("set live what needs a restart: %v", slices.Sorted(slices.Values(restart)))
+	}
+	return differing, nil
+}
+
+// refusedParameter finds the parameter and the reason in
+//
+//	ERR CONFIG SET failed (possibly related to argument 'databases') - can't set immutable config
+var refusedParameter = regexp.MustCompile(`^ERR CONFIG SET failed \(possibly related to argument '([^']+)'\) - (.*)$`)
+
+// refusal turns the server's refusal into one that names the parameter. Nothing was set.
+func refusal(err error) error {
+	if !hasPrefix(err, "ERR") {
+		return fmt.Errorf("set the configuration: %w", err)
+	}
+	if m := refusedParameter.FindStringSubmatch(err.Error()); m != nil {
+		return dbaas.WrapError(err, dbaas.Unprocessable, "The database refuses the value of parameter %q: %s.", m[1], m[2])
+	}
+	return dbaas.WrapError(err, dbaas.Unprocessable, "The database refuses the configuration.")
+}

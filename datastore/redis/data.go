@@ -1,0 +1,141 @@
+package redis
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/host"
+)
+
+// The files of the data directory.
+const (
+	rdbFile     = "dump.rdb"
+	aofDir      = "appendonlydir"
+	aofFile     = "appendonly.aof"
+	aofManifest = aofFile + ".manifest"
+	markFile    = "grove.json"
+)
+
+// mark is on the data volume and says whose it is, so that no other, and no empty mount point, is taken for it.
+type mark struct {
+	ID string `json:"id"`
+	// Opened: a database has served from here, so that there are data.
+	Opened bool `json:"opened"`
+}
+
+func readMark(dir string) (*mark, error) {
+	b, err := os.ReadFile(filepath.Join(dir, markFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	m := new(mark)
+	if err == nil {
+		err = json.Unmarshal(b, m)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the mark of the data volume: %w", err)
+	}
+	return m, nil
+}
+
+func writeMark(dir string, m *mark) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return host.WriteFile(filepath.Join(dir, markFile), b, 0o600, nil)
+}
+
+// claimVolume gives the id of the volume in dir, which it marks when it is new. known is the id that we had, if any.
+func claimVolume(dir, known string) (string, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", fmt.Errorf("make the data directory: %w", err)
+	}
+	m, err := readMark(dir)
+	if err != nil {
+		return "", err
+	}
+	if known != "" {
+		return known, m.require(known)
+	}
+	if m == nil {
+		m = &mark{ID: uuid.NewString()}
+		err = writeMark(dir, m)
+	}
+	return m.ID, err
+}
+
+// require refuses a volume that is not the one of that id.
+func (m *mark) require(id string) error {
+	if m == nil || m.ID != id {
+		return dbaas.Errorf(dbaas.Unavailable, "The data volume is not the one that holds this database; it is not started on another.")
+	}
+	return nil
+}
+
+// form is how the data lie on the volume.
+type form int
+
+const (
+	formAppendOnly form = iota // an append-only file, or nothing yet
+	formSnapshot               // only a snapshot, which a server that is told of an append-only file would not read
+)
+
+// inspectData looks at the data before a start. It refuses where the server would begin empty though there were data.
+func inspectData(dir, id string) (form, error) {
+	m, err := readMark(dir)
+	if err == nil {
+		err = m.require(id)
+	}
+	if err != nil {
+		return 0, err
+	}
+	has := func(name string) bool {
+		info, err := os.Stat(filepath.Join(dir, name))
+		return err == nil && info.Size() > 0
+	}
+	switch {
+	case has(filepath.Join(aofDir, aofManifest)), has(aofFile): // a single file is of before 7.0, and is adopted
+		return formAppendOnly, nil
+	case hasOrphans(filepath.Join(dir, aofDir)):
+		return 0, dbaas.Errorf(dbaas.Unavailable,
+			"The append-only files have lost their manifest; the database is not started, for it would begin empty and overwrite them.")
+	case has(rdbFile):
+		return formSnapshot, nil
+	case m.Opened:
+		return 0, dbaas.Errorf(dbaas.Unavailable, "The data files are gone from the volume; the database is not started empty in their place.")
+	}
+	return formAppendOnly, nil
+}
+
+// hasOrphans looks for append-only files with data in them.
+func hasOrphans(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && info.Size() > 0 && strings.HasPrefix(e.Name(), aofFile+".") {
+			return true
+		}
+	}
+	return false
+}
+
+// noteOpened marks that from now on there are data.
+func noteOpened(dir string) error {
+	m, err := readMark(dir)
+	if err != nil || m == nil || m.Opened {
+		return err
+	}
+	m.Opened = true
+	return writeMark(dir, m)
+}

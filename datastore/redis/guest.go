@@ -1,0 +1,193 @@
+package redis
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/host"
+	"github.com/grove-dbaas/grove/internal/secret"
+)
+
+// unit is the server's name among the host's units.
+const unit = "redis"
+
+// Guest drives the server of one host. What the server is told is written anew from the record at each start.
+type Guest struct {
+	host *host.Host
+	dir  string // ours: configuration, accounts, socket
+	data string // on the volume
+
+	door   sync.Mutex // held by whoever opens the port
+	mu     sync.Mutex // guards the field below
+	client *client
+}
+
+var _ datastore.Guest = (*Guest)(nil)
+
+func newGuest(h *host.Host) *Guest {
+	return &Guest{host: h, dir: filepath.Join(h.Dir, "redis"), data: filepath.Join(h.DataDir, "redis")}
+}
+
+// record is what is on disk of what the database should be.
+type record struct {
+	Desired      datastore.Desired `json:"desired"` // without secrets
+	PasswordHash string            `json:"password_hash"`
+	AgentSecret  string            `json:"agent_secret"`
+	Volume       string            `json:"volume"` // id in its mark
+}
+
+// The files of the agent's directory.
+const (
+	recordFile = "record.json"
+	configFile = "redis.conf"
+	aclFile    = "users.acl"
+	socketFile = "redis.sock"
+)
+
+func (g *Guest) path(name string) string { return filepath.Join(g.dir, name) }
+
+// read gives the record, nil before the first Prepare.
+func (g *Guest) read() (*record, error) {
+	b, err := os.ReadFile(g.path(recordFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	r := new(record)
+	if err == nil {
+		err = json.Unmarshal(b, r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what the database should be: %w", err)
+	}
+	return r, nil
+}
+
+// require is read for those who need a prepared database.
+func (g *Guest) require() (*record, error) {
+	r, err := g.read()
+	if err == nil && r == nil {
+		err = dbaas.Errorf(dbaas.Conflict, "The database has not been prepared yet.")
+	}
+	return r, err
+}
+
+// write keeps the record and writes the files that follow from it. Only their owner may read them.
+func (g *Guest) write(r *record) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := host.WriteFile(g.path(recordFile), b, 0o600, nil); err != nil {
+		return err
+	}
+	return g.render(r)
+}
+
+// render writes the server's own files.
+func (g *Guest) render(r *record) error {
+	p, err := newPlan(r.Desired)
+	if err != nil {
+		return err
+	}
+	if err := host.WriteFile(g.path(aclFile), renderACL(r.accounts()), 0o600, nil); err != nil {
+		return err
+	}
+	return host.WriteFile(g.path(configFile), p.render(g.owned(r)), 0o600, nil)
+}
+
+func (r *record) accounts() []account {
+	return accounts(r.PasswordHash, hashPassword(r.AgentSecret))
+}
+
+// owned lists what nobody else may decide. The port is shut until the server has shown what it holds.
+func (g *Guest) owned(r *record) []directive {
+	return []directive{
+		{"port", "0"},
+		{"tls-port", "0"},
+		{"bind", r.Desired.Address},
+		{"bind-source-addr", r.Desired.Address},
+		{"protected-mode", "no"},
+		{"unixsocket", g.serverSocket()},
+		{"unixsocketperm", "700"},
+		{"aclfile", g.path(aclFile)},
+		{"dir", g.data},
+		{"dbfilename", rdbFile},
+		{"appenddirname", aofDir},
+		{"appendfilename", aofFile},
+		{"cluster-enabled", "no"},
+		{"enable-debug-command", "no"},
+		{"enable-module-command", "no"},
+		{"enable-protected-configs", "no"},
+		{"daemonize", "no"},
+		{"supervised", "auto"},
+		{"logfile", ""},
+		{"always-show-logo", "no"},
+	}
+}
+
+// Units implements [datastore.Guest].
+func (g *Guest) Units() []string { return []string{unit} }
+
+// Actions implements [datastore.Guest]. A standalone database needs none.
+func (g *Guest) Actions() map[string]datastore.Action { return nil }
+
+// Prepare implements [datastore.Guest].
+func (g *Guest) Prepare(ctx context.Context, d datastore.Desired) error {
+	if err := g.requireMounted(ctx); err != nil {
+		return err
+	}
+	if _, err := g.program(ctx, d.Version); err != nil {
+		return err
+	}
+	r, err := g.read()
+	if err != nil {
+		return err
+	}
+	if r != nil { // here already: only make it as desired
+		if _, err := claimVolume(g.data, r.Volume); err != nil {
+			return err
+		}
+		_, err := g.Configure(ctx, d)
+		return err
+	}
+	if r, err = g.newRecord(d); err != nil {
+		return err
+	}
+	return g.write(r)
+}
+
+func (g *Guest) newRecord(d datastore.Desired) (*record, error) {
+	password := d.Secrets["password"]
+	if password == "" {
+		return nil, dbaas.Errorf(dbaas.BadRequest, "A database is not prepared without a password.")
+	}
+	if err := os.MkdirAll(g.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the agent's directory: %w", err)
+	}
+	if _, err := newPlan(d); err != nil {
+		return nil, err
+	}
+	id, err := claimVolume(g.data, "")
+	if err != nil {
+		return nil, err
+	}
+	return &record{Desired: d, PasswordHash: hashPassword(password), AgentSecret: secret.GeneratePassword(), Volume: id}, nil
+}
+
+func (g *Guest) requireMounted(ctx context.Context) error {
+	mounted, err := g.host.Volume.Mounted(ctx)
+	if err != nil {
+		return fmt.Errorf("look for the data volume: %w", err)
+	}
+	if !mounted {
+		return dbaas.Errorf(dbaas.Unavailable, "The data volume is not mounted; the database is not started without it.")
+	}
+	return nil
+}

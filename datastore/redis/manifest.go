@@ -1,0 +1,52 @@
+// Package redis drives Redis and Valkey: standalone, with its data in an append-only file on the volume.
+package redis
+
+import (
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/host"
+)
+
+// The versions of the manifest.
+const (
+	redis70  = "7.0"
+	valkey80 = "valkey-8.0"
+)
+
+// port is where tenants connect.
+const port = 6379
+
+// tenantUser is the tenant's account; agentUser is ours, whose password never leaves the guest.
+const (
+	tenantUser = "default"
+	agentUser  = "_agent"
+)
+
+// Datastore is Redis as the core sees it.
+type Datastore struct{}
+
+var _ datastore.Datastore = Datastore{}
+
+// Manifest implements [datastore.Datastore].
+func (Datastore) Manifest() *datastore.Manifest { return manifest() }
+
+// Guest implements [datastore.Datastore].
+func (Datastore) Guest(h *host.Host) datastore.Guest { return newGuest(h) }
+
+func manifest() *datastore.Manifest {
+	return &datastore.Manifest{
+		Name: "redis",
+		Versions: []datastore.Version{
+			{Name: redis70, Binary: "redis-server", Number: "7.0."},
+			{Name: valkey80, Binary: "valkey-server", Number: "8.0."},
+		},
+		DefaultVersion: redis70,
+		Username:       tenantUser,
+		URIScheme:      "redis",
+		URIPort:        port,
+		TCPPorts:       []int{port},
+		Root:           "-",
+		Parameters:     parameters(),
+		Defaults:       defaults,
+		Capabilities:   datastore.Capabilities{Root: true},
+	}
+}

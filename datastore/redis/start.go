@@ -1,0 +1,225 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/host"
+)
+
+const (
+	startTimeout = 15 * time.Second // until the server answers, loading or not
+	startPoll    = 3 * time.Millisecond
+	// stopTimeout in seconds covers the server's own patience with replicas and a last write of its files.
+	stopTimeout = 120
+)
+
+// Start implements [datastore.Guest]. The server comes up with its port shut; it is opened when the data are loaded and
+// are the right ones, here or, where that takes long, in Status.
+func (g *Guest) Start(ctx context.Context) error {
+	r, err := g.require()
+	if err != nil {
+		return err
+	}
+	state, err := g.host.Units.State(ctx, unit)
+	if err != nil {
+		return err
+	}
+	if !state.Running {
+		if err := g.launch(ctx, r); err != nil {
+			return err
+		}
+	}
+	c := g.connect(r.AgentSecret)
+	if err := g.awaitAnswer(ctx, c); err != nil {
+		return err
+	}
+	if err := c.setAccounts(ctx, r.accounts()); err != nil {
+		return err
+	}
+	_, err = g.open(ctx, r, c) // what it still waits for, Status goes on with
+	return err
+}
+
+// launch starts the process.
+func (g *Guest) launch(ctx context.Context, r *record) error {
+	if err := g.requireMounted(ctx); err != nil {
+		return err
+	}
+	found, err := inspectData(g.data, r.Volume)
+	if err != nil {
+		return err
+	}
+	if err := g.render(r); err != nil {
+		return err
+	}
+	spec, err := g.spec(ctx, r, found)
+	if err != nil {
+		return err
+	}
+	return g.host.Units.Start(ctx, spec)
+}
+
+func (g *Guest) spec(ctx context.Context, r *record, found form) (host.UnitSpec, error) {
+	program, err := g.program(ctx, r.Desired.Version)
+	if err != nil {
+		return host.UnitSpec{}, err
+	}
+	argv := []string{program, g.path(configFile)}
+	if found == formSnapshot {
+		argv = append(argv, "--appendonly", "no") // so that the snapshot is read; open turns it on
+	}
+	if len(g.path(socketFile)) > mostSocketPath {
+		argv = append([]string{"/bin/sh", "-c", fmt.Sprintf(`exec %d<"$0" && exec "$@"`, socketFD), g.dir}, argv...)
+	}
+	return host.UnitSpec{
+		Name: unit, Argv: argv, Dir: g.dir, NoFile: files, StopTimeout: stopTimeout,
+		MemoryMax: unitMemory(r.Desired),
+	}, nil
+}
+
+func unitMemory(d datastore.Desired) int64 {
+	return sizing(datastore.Sizing{FlavorRAM: d.FlavorRAM, VolumeSize: d.VolumeSize}).unit
+}
+
+var versionPattern = regexp.MustCompile(`\bv=(\S+)`)
+
+// program finds the version's program and makes sure that it is of that version: data that a newer one has touched are
+// lost to the older.
+func (g *Guest) program(ctx context.Context, version string) (string, error) {
+	v, ok := manifest().Version(version)
+	if !ok {
+		return "", dbaas.Errorf(dbaas.BadRequest, "This agent does not know the version %q of Redis.", version)
+	}
+	path, err := g.host.LookPath(v.Binary)
+	if err != nil {
+		return "", dbaas.WrapError(err, dbaas.NotFound, "The program %s is not installed on the server.", v.Binary)
+	}
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", path, err)
+	}
+	found := versionPattern.FindStringSubmatch(string(out))
+	if found == nil || !strings.HasPrefix(found[1], v.Number) {
+		return "", dbaas.Errorf(dbaas.Conflict, "The program %s on the server is not of version %s: it says %q.", v.Binary, v.Number, strings.TrimSpace(string(out)))
+	}
+	return path, nil
+}
+
+// awaitAnswer waits until the server speaks with us.
+func (g *Guest) awaitAnswer(ctx context.Context, c *client) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	tick := time.NewTicker(startPoll)
+	defer tick.Stop()
+	for {
+		err := c.answers(ctx)
+		if err == nil {
+			return nil
+		}
+		if err := g.requireRunning(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the server runs but does not answer: %w", err)
+		case <-tick.C:
+		}
+	}
+}
+
+// requireRunning explains why the server does not run.
+func (g *Guest) requireRunning(ctx context.Context) error {
+	state, err := g.host.Units.State(ctx, unit)
+	if err != nil || state.Running {
+		return err
+	}
+	if reason := refusedConfiguration(state.Output); reason != "" {
+		return dbaas.Errorf(dbaas.Unprocessable, "The server refuses its configuration: %s", reason)
+	}
+	return fmt.Errorf("the server ended (%s): %s", state.ExitErr, lastLine(state.Output))
+}
+
+// refusedConfiguration finds in a server's last words which directive it did not like:
+//
+//	*** FATAL CONFIG FILE ERROR (Redis 7.0.15) ***
+//	Reading the configuration file, at line 8
+//	>>> 'activedefrag yes'
+//	Active defragmentation cannot be enabled: …
+func refusedConfiguration(output string) string {
+	_, after, found := strings.Cut(output, "*** FATAL CONFIG FILE ERROR")
+	if !found {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(after), "\n")
+	if len(lines) < 4 {
+		return "the log has the details."
+	}
+	return strings.TrimPrefix(lines[2], ">>> ") + ": " + lines[3]
+}
+
+func lastLine(output string) string {
+	lines := strings.Split(strings.TrimSpace(output), "\n")
+	return lines[len(lines)-1]
+}
+
+// open opens the port once the server has loaded its data and they are the right ones. cause says what it waits for.
+func (g *Guest) open(ctx context.Context, r *record, c *client) (cause string, err error) {
+	g.door.Lock()
+	defer g.door.Unlock()
+	i, err := c.info(ctx)
+	if err != nil {
+		return "", err
+	}
+	return g.openAfter(ctx, r, c, i)
+}
+
+func (g *Guest) openAfter(ctx context.Context, r *record, c *client, i info) (cause string, err error) {
+	if i["loading"] == "1" || i["async_loading"] == "1" {
+		return causeLoading, nil
+	}
+	running, err := c.configGet(ctx, "port", "dir", "appendonly")
+	if err != nil || running["port"] != "0" {
+		return "", err
+	}
+	if i["config_file"] != g.path(configFile) || running["dir"] != g.data {
+		return "", errors.New("the server at our socket is another: its configuration file or its directory is not ours")
+	}
+	if i["role"] != "master" {
+		return "", fmt.Errorf("a standalone server has the role %s", i["role"])
+	}
+	if running["appendonly"] != "yes" {
+		return causeConverting, c.configSet(ctx, settings{"appendonly": "yes"})
+	}
+	if !appendOnlyDone(i) {
+		return causeConverting, nil
+	}
+	if err := g.unlock(ctx, r, c); err != nil {
+		return "", err
+	}
+	return "", noteOpened(g.data)
+}
+
+// appendOnlyDone tells whether the append-only file holds all data, after it was turned on with data in memory.
+func appendOnlyDone(i info) bool {
+	return i["aof_enabled"] == "1" && i["aof_rewrite_in_progress"] == "0" && i["aof_rewrite_scheduled"] == "0" &&
+		i["aof_last_bgrewrite_status"] == "ok"
+}
+
+// unlock opens the port, and shuts it again when it would let in strangers.
+func (g *Guest) unlock(ctx context.Context, r *record, c *client) error {
+	if err := c.configSet(ctx, settings{"port": fmt.Sprint(port)}); err != nil {
+		return dbaas.WrapError(err, dbaas.Conflict, "Port %d of %s is taken by another program.", port, r.Desired.Address)
+	}
+	if err := requireLocked(ctx, r.Desired.Address); err != nil {
+		return errors.Join(err, c.configSet(ctx, settings{"port": "0"}))
+	}
+	return nil
+}
