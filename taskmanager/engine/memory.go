@@ -214,13 +214,16 @@ func (r *Rows) wake(id string, now dbaas.Instant) {
 func (r *Rows) end(op *dbaas.Operation, now dbaas.Instant) {
 	op.EndedAt = now
 	for _, l := range r.Locks {
-		if l.OperationID == op.ID && l.ParkedID != "" {
+		switch {
+		case l.ParkedID == op.ID: // it ended with the step in which a failover took its lock
+			l.ParkedID = ""
+		case l.OperationID == op.ID && l.ParkedID != "":
 			l.OperationID, l.ParkedID = l.ParkedID, ""
 		}
 	}
 	r.Locks = slices.DeleteFunc(r.Locks, func(l *dbaas.OperationLock) bool { return l.OperationID == op.ID })
 	for _, parked := range r.Operations {
-		if parked.ParkedBy == op.ID {
+		if parked.ParkedBy == op.ID && !parked.Status.Ended() {
 			r.unpark(parked, now)
 		}
 	}

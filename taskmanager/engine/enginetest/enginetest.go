@@ -74,6 +74,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Subject) {
 		"Preempt parks one that rests":               (*suite).preemptResting,
 		"Preempt parks at the boundary":              (*suite).preemptAtWork,
 		"Preempt follows a holder that died":         (*suite).preemptDead,
+		"Preempt of one that ends with its step":     (*suite).preemptEnding,
 		"Preempt never pre-empts a failover":         (*suite).preemptFailover,
 		"Flags are refused once it has ended":        (*suite).flagsAfterEnd,
 		"A parent's other children keep its failure": (*suite).firstChildFailure,
@@ -643,6 +644,21 @@ func (s *suite) preemptDead() {
 	s.pass(time.Millisecond)
 	op := s.claim("", long)
 	s.check(op.ID == "a" && op.Status == dbaas.OperationParked && op.Step == "", "goes on as %+v", op)
+}
+
+func (s *suite) preemptEnding() {
+	s.enqueue("a", "db")
+	op := s.claim("a", long)
+	s.must(s.Preempt(s.ctx, failover("f"), "db"))
+	s.end(op, dbaas.OperationSucceeded)
+	s.holds("db", "f")
+	s.pass(time.Millisecond)
+	f := s.claim("", long)
+	s.check(f.ID == "f", "claimed %s in place of the failover", f.ID)
+	s.end(f, dbaas.OperationSucceeded)
+	s.holds("db", "")
+	s.check(s.row("a").Status == dbaas.OperationSucceeded, "the failover's end changed what had ended to %s", s.row("a").Status)
+	s.idle("a", "it has ended")
 }
 
 func (s *suite) preemptFailover() {

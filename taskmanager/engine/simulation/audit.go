@@ -124,6 +124,10 @@ func (a *audit) deletes(guest string) {
 // ended: an operation fails for a reason, and a delete leaves nothing.
 func (a *audit) ended(op *dbaas.Operation) {
 	w := a.world
+	if _, known := a.locks[op.ID]; !known {
+		w.violated("%s has ended twice", op.ID)
+	}
+	delete(a.locks, op.ID)
 	a.live--
 	if op.Status != dbaas.OperationSucceeded {
 		switch {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 )
 
@@ -25,7 +26,7 @@ func TestSimulation(t *testing.T) {
 	}
 	seeds := number(t, "GROVE_SIMULATE_SEEDS", 2000)
 	began := time.Now()
-	var total Result
+	total := Result{Moves: map[string]int{}}
 	var mu sync.Mutex
 	each(seeds, func(seed uint64) bool {
 		r := Run(seed, Options{})
@@ -35,6 +36,9 @@ func TestSimulation(t *testing.T) {
 		total.Operations += r.Operations
 		total.Refused += r.Refused
 		total.Crashes += r.Crashes
+		for move, n := range r.Moves {
+			total.Moves[move] += n
+		}
 		if r.Violation != "" {
 			t.Errorf("seed %d: %s (GROVE_SIMULATE_SEED=%d shows it)", seed, r.Violation, seed)
 		}
@@ -42,6 +46,15 @@ func TestSimulation(t *testing.T) {
 	})
 	if total.Refused == 0 || total.Crashes == 0 {
 		t.Errorf("nothing went wrong in %+v: the histories do not bite", total)
+	}
+	for _, move := range []string{
+		"create failing", "create failed", "create superseded", "create parked", "create resumed", "create succeeded",
+		"resize superseded", "resize cancelled", "resize parked", "resize failed", "delete parked", "delete succeeded",
+		"failover superseded", "failover succeeded", "create_cluster failed", "create_cluster succeeded",
+	} {
+		if total.Moves[move] == 0 && seeds >= 1000 && !t.Failed() {
+			t.Errorf("no %s among %v", move, total.Moves)
+		}
 	}
 	t.Logf("%d seeds, %.0f per second: %d operations, %d events, %d crashes, %d refused writes",
 		seeds, float64(seeds)/time.Since(began).Seconds(), total.Operations, total.Events, total.Crashes, total.Refused)
@@ -81,10 +94,10 @@ func TestASeedReplays(t *testing.T) {
 	for seed := uint64(1); seed <= 20; seed++ {
 		var first, second bytes.Buffer
 		a, b := Run(seed, Options{Trace: &first}), Run(seed, Options{Trace: &second})
-		if a != b || !bytes.Equal(first.Bytes(), second.Bytes()) {
+		if !cmp.Equal(a, b) || !bytes.Equal(first.Bytes(), second.Bytes()) {
 			t.Errorf("seed %d: %+v, then %+v", seed, a, b)
 		}
-		if c := Run(seed, Options{}); c != a {
+		if c := Run(seed, Options{}); !cmp.Equal(a, c) {
 			t.Errorf("seed %d untraced: %+v, traced %+v", seed, c, a)
 		}
 	}

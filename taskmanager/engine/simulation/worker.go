@@ -48,7 +48,10 @@ func (k *worker) rise() {
 				w.audit.acts(k.name, op)
 			}
 		},
-		OnTransition: func(t engine.Transition) { w.trace(k.name, t.Operation.ID, t.Kind, t.Step, string(t.Outcome)) },
+		OnTransition: func(t engine.Transition) {
+			w.result.Moves[t.Kind+" "+string(t.Outcome)]++
+			w.trace(k.name, t.Operation.ID, t.Kind, t.Step, string(t.Outcome))
+		},
 	})
 	if err != nil {
 		panic(err)

@@ -30,9 +30,10 @@ type Result struct {
 	Hash       uint64 // of the whole history
 	Events     int
 	Operations int
-	Refused    int    // saves and row writes of holders that had lost their lease
-	Crashes    int    // of workers
-	Violation  string // the first broken invariant, "" for none
+	Refused    int            // saves and row writes of holders that had lost their lease
+	Crashes    int            // of workers
+	Moves      map[string]int // transitions, by workflow and outcome
+	Violation  string         // the first broken invariant, "" for none
 }
 
 // Run plays the history of a seed.
@@ -91,7 +92,7 @@ type faults struct {
 
 func newWorld(seed uint64, o Options) *world {
 	w := &world{Options: o, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), used: map[string]int{}}
-	w.result = Result{Seed: seed, Hash: 14695981039346656037}
+	w.result = Result{Seed: seed, Hash: 14695981039346656037, Moves: map[string]int{}}
 	w.faults = faults{
 		until:     time.Duration(3+w.rng.IntN(6)) * time.Minute,
 		crash:     w.oneOf(0, 0.002, 0.01, 0.03),
@@ -148,6 +149,7 @@ func (w *world) play() {
 		}
 	}
 	if w.result.Violation == "" {
+		w.now += 2*lateByMost + 2*lease
 		w.janitor()
 		w.audit.theEnd()
 	}
