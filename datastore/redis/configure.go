@@ -41,7 +41,10 @@ func (g *Guest) Configure(ctx context.Context, d datastore.Desired) (datastore.A
 }
 
 func (g *Guest) configureLive(ctx context.Context, old, next *record, p plan) (applied datastore.Applied, err error) {
-	c := g.connect(old.AgentSecret)
+	c, err := g.connect(ctx, old)
+	if err != nil {
+		return applied, err
+	}
 	running, err := c.configGet(ctx, "*")
 	if err != nil {
 		return applied, err

@@ -124,7 +124,7 @@ func rows() []row {
 		integer("min-replicas-to-write", 0, math.MaxInt32, operator, alias("min-slaves-to-write")),
 		boolean("no-appendfsync-on-rewrite", operator),
 		text("notify-keyspace-events", tenant(""), check(checkKeyspaceEvents)),
-		enum("oom-score-adj", words("no yes relative absolute"), operator, template("relative")), // a forked child dies first
+		enum("oom-score-adj", words("no yes relative absolute"), operator, template("yes")), // relative: a forked child dies first
 		text("oom-score-adj-values", operator, template("0 200 800")),
 		integer("port", 0, 65535, own),
 		integer("prefetch-batch-max-size", 0, 128, operator, valkeyOnly),

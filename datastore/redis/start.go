@@ -37,8 +37,8 @@ func (g *Guest) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	c := g.connect(r.AgentSecret)
-	if err := g.awaitAnswer(ctx, c); err != nil {
+	c, err := g.awaitAnswer(ctx, r)
+	if err != nil {
 		return err
 	}
 	if err := c.setAccounts(ctx, r.accounts()); err != nil {
@@ -64,6 +64,7 @@ func (g *Guest) launch(ctx context.Context, r *record) error {
 	if err != nil {
 		return err
 	}
+	_ = g.Close() // a connection to the process before is of no use
 	return g.host.Units.Start(ctx, spec)
 }
 
@@ -114,22 +115,25 @@ func (g *Guest) program(ctx context.Context, version string) (string, error) {
 }
 
 // awaitAnswer waits until the server speaks with us.
-func (g *Guest) awaitAnswer(ctx context.Context, c *client) error {
+func (g *Guest) awaitAnswer(ctx context.Context, r *record) (*client, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	tick := time.NewTicker(startPoll)
 	defer tick.Stop()
 	for {
-		err := c.answers(ctx)
+		c, err := g.connect(ctx, r)
 		if err == nil {
-			return nil
+			err = c.answers(ctx)
+		}
+		if err == nil {
+			return c, nil
 		}
 		if err := g.requireRunning(ctx); err != nil {
-			return err
+			return nil, err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the server runs but does not answer: %w", err)
+			return nil, fmt.Errorf("the server runs but does not answer: %w", err)
 		case <-tick.C:
 		}
 	}

@@ -56,7 +56,10 @@ func blocked(cause string) datastore.Status {
 
 // look asks the running server.
 func (g *Guest) look(ctx context.Context, r *record) datastore.Status {
-	c := g.connect(r.AgentSecret)
+	c, err := g.connect(ctx, r)
+	if err != nil {
+		return blocked(whySilent(err))
+	}
 	i, err := c.info(ctx)
 	if err != nil {
 		return blocked(whySilent(err))

@@ -19,7 +19,10 @@ func (g *Guest) Stop(ctx context.Context) error {
 // dropConversion ends the first writing of an append-only file, during which a server refuses to end. The snapshot has
 // the data, and nobody was let in. A server that does not listen will be killed, which is as good then.
 func (g *Guest) dropConversion(ctx context.Context, r *record) {
-	c := g.connect(r.AgentSecret)
+	c, err := g.connect(ctx, r)
+	if err != nil {
+		return
+	}
 	running, err := c.configGet(ctx, "port", "appendonly")
 	if err != nil || running["port"] != "0" || running["appendonly"] != "yes" {
 		return
