@@ -94,6 +94,9 @@ func Permanent(err error) error {
 // ErrLeaseLost tells that another worker holds the operation now: the holder stops without a further effect.
 var ErrLeaseLost = errors.New("the operation's lease was lost")
 
+// ErrSuperseded tells that an operation was not ended, for it is to become another one: the holder looks again.
+var ErrSuperseded = errors.New("the operation was superseded before it ended")
+
 // Store keeps operations. Implementations: internal/store on SQL, [Memory] in memory; both pass engine/enginetest.
 // "Now" is the store's own clock, the same for all workers. Others write rows too: a delete sets SupersededBy, a
 // failover ParkedBy, an operator Cancel, a child that failed ChildFailure; each wakes it: WakeAt becomes now, or where it
@@ -114,7 +117,9 @@ type Store interface {
 	// Save writes what the holder did. The row is guarded by LeaseEpoch: ErrLeaseLost when another has claimed it, or
 	// when it has ended. Written are Kind, Status, Step, StepNumber, StepTotal, State, Attempt, StepSince, Progress and
 	// Failure; never what others set. Afterwards op is the row as it stands, with what others have set meanwhile
-	// (SupersededBy, ParkedBy, Cancel, ChildFailure, WakeAt). A save whose Status is "parked" wakes the operation named by ParkedBy.
+	// (SupersededBy, ParkedBy, Cancel, ChildFailure, WakeAt). A save whose Status is "parked" wakes the operation named
+	// by ParkedBy. A save that ends an operation whose row has SupersededBy writes nothing and gives ErrSuperseded: a
+	// delete that was accepted during the last step would be lost.
 	Save(ctx context.Context, op *dbaas.Operation, s Save) error
 	// NextDue tells how long until an operation can be claimed with id "": due, and its lease over; at most limit.
 	NextDue(ctx context.Context, limit time.Duration) (time.Duration, error)

@@ -137,6 +137,9 @@ func (m *Memory) Save(_ context.Context, op *dbaas.Operation, s Save) error {
 	if row == nil || row.LeaseEpoch != op.LeaseEpoch || row.Status.Ended() {
 		return ErrLeaseLost
 	}
+	if s.Ended && row.SupersededBy != "" {
+		return ErrSuperseded
+	}
 	now := m.now()
 	row.Kind, row.Status, row.State, row.Progress, row.Failure = op.Kind, op.Status, op.State, op.Progress, op.Failure
 	row.Step, row.StepNumber, row.StepTotal, row.Attempt, row.StepSince = op.Step, op.StepNumber, op.StepTotal, op.Attempt, op.StepSince

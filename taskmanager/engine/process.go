@@ -27,7 +27,8 @@ type hold struct {
 	*Operation
 	lease  context.Context // ends before the lease does
 	cancel context.CancelFunc
-	now    dbaas.Instant // the store's now at the last claim or save
+	now    dbaas.Instant        // the store's now at the last claim or save
+	record *dbaas.OperationStep // of a step whose save was refused with ErrSuperseded
 }
 
 // ProcessOne claims an operation (the one with this id, or with "" the one that has been due longest) and works on it
@@ -116,7 +117,7 @@ func (e *Engine) look(h *hold) move {
 		return move{outcome: Parked}
 	case superseded:
 		return e.supersede(h, heir)
-	case !known:
+	case !known || h.SupersededBy != "":
 		return e.leave(h, "operation of an unknown kind left to others")
 	}
 	i, known := w.find(h.Step)
@@ -374,6 +375,9 @@ func (e *Engine) save(ctx context.Context, h *hold, m move) (goOn bool, err erro
 	if m.NewStep && !e.OneStep && ctx.Err() == nil {
 		m.Keep = e.Lease
 	}
+	if m.Step == nil {
+		m.Step = h.record
+	}
 	m.Event = event(h, m)
 	lease, cancel := e.newLease(ctx) // before the store reads its clock
 	h.cancel()
@@ -383,14 +387,29 @@ func (e *Engine) save(ctx context.Context, h *hold, m move) (goOn bool, err erro
 	case errors.Is(err, ErrLeaseLost):
 		e.Logger.Info("lease lost", "operation", h.ID, "kind", m.kind, "step", m.step, "epoch", h.LeaseEpoch)
 		return false, nil
+	case errors.Is(err, ErrSuperseded):
+		return e.reload(lease, h, m)
 	case err != nil:
 		e.Logger.Warn("operation not saved", "operation", h.ID, "kind", m.kind, "step", m.step, "error", err)
 		return false, fmt.Errorf("save operation %s: %w", h.ID, err)
 	}
-	h.now = h.LeaseUntil.Add(-m.Keep)
+	h.now, h.record = h.LeaseUntil.Add(-m.Keep), nil
 	e.tell(h, m)
 	e.Observe(AfterSave, h.Operation)
 	return m.Keep > 0, nil
+}
+
+// reload looks at the row again that could not be ended, for a delete was accepted during its last step.
+func (e *Engine) reload(ctx context.Context, h *hold, m move) (goOn bool, err error) {
+	row, err := e.Store.Operation(ctx, h.ID)
+	if err != nil {
+		return false, fmt.Errorf("read operation %s: %w", h.ID, err)
+	}
+	if row.LeaseEpoch != h.LeaseEpoch {
+		return false, nil
+	}
+	h.Operation.Operation, h.record = *row, m.Step
+	return true, nil
 }
 
 // tell writes the log line and the metric of a transition.

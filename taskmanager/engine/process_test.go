@@ -307,6 +307,39 @@ func TestADeleteSupersedesBeforeTheNextStep(t *testing.T) {
 	}
 }
 
+func TestADeleteDuringTheLastStepIsNotLost(t *testing.T) {
+	for name, end := range map[string]error{"success": nil, "failure": Permanent(errors.New("no"))} {
+		t.Run(name, func(t *testing.T) {
+			var r *rig
+			r = newRig(t, []Workflow{workflow("create", func(_ string, op *Operation) error {
+				if err := r.Supersede(context.Background(), op.ID, "delete"); err != nil {
+					t.Error(err)
+				}
+				return end
+			}, "one"), workflow("delete", nil, "remove")})
+			op := r.process(r.start("create"))
+			r.expectTrail("started", "superseded", "succeeded")
+			if op.Kind != "delete" || op.Failure != nil || op.Status != dbaas.OperationSucceeded || r.holder() != "" {
+				t.Errorf("%+v", op)
+			}
+			if h := r.history(op.ID); len(h) != 2 || !strings.HasPrefix(h[0], "one 1") {
+				t.Errorf("history %q", h)
+			}
+		})
+	}
+}
+
+func TestWhatBecomesAStrangerIsLeftToOthers(t *testing.T) {
+	r := newRig(t, []Workflow{workflow("create", nil, "one")})
+	id := r.start("create")
+	if err := r.Supersede(context.Background(), id, "future"); err != nil {
+		t.Fatal(err)
+	}
+	if op := r.process(id); op.Status != dbaas.OperationRunning || op.LeaseOwner != "" || op.Kind != "create" {
+		t.Errorf("left as %+v", op)
+	}
+}
+
 func TestADeleteSupersedesACleanup(t *testing.T) {
 	r := newRig(t, []Workflow{broken(func(*Operation) error { return Wait(minute) }), workflow("delete", nil, "remove")})
 	id := r.start("create")

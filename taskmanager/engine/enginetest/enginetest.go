@@ -63,6 +63,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Subject) {
 		"Save begins a step":                         (*suite).saveNewStep,
 		"Save never loses a wake-up":                 (*suite).saveKeepsWakeUp,
 		"Save supersedes":                            (*suite).saveSupersedes,
+		"Save does not end what is superseded":       (*suite).saveNeverLosesDelete,
 		"Save writes history and event":              (*suite).saveRecords,
 		"Save ends":                                  (*suite).saveEnds,
 		"Save tells the parent":                      (*suite).saveTellsParent,
@@ -414,6 +415,33 @@ func (s *suite) saveSupersedes() {
 	got := s.row("a")
 	s.check(got.Kind == "delete" && got.SupersededBy == "" && !got.Cancel && got.ChildFailure == "", "superseded as %+v", got)
 	s.check(op.SupersededBy == "" && !op.Cancel, "the holder sees %+v", op)
+}
+
+func (s *suite) saveNeverLosesDelete() {
+	s.enqueue("a", "db")
+	op := s.claim("a", long)
+	s.must(s.Supersede(s.ctx, "a", "delete"))
+	before := s.row("a")
+	op.Status = dbaas.OperationSucceeded
+	err := s.Save(s.ctx, op, engine.Save{
+		Ended: true,
+		Step:  &dbaas.OperationStep{OperationID: "a", Step: "one", Outcome: "done"},
+		Event: &dbaas.Event{OperationID: "a", Kind: "k"},
+	})
+	if !errors.Is(err, engine.ErrSuperseded) {
+		s.Fatalf("a superseded operation was ended: %v", err)
+	}
+	if diff := cmp.Diff(before, s.row("a")); diff != "" {
+		s.Errorf("the refused save wrote: %s", diff)
+	}
+	s.holds("db", "a")
+	op = s.row("a")
+	op.Kind = op.SupersededBy
+	s.save(op, engine.Save{Keep: long, NewStep: true, Superseded: true})
+	s.end(op, dbaas.OperationSucceeded)
+	steps, err := s.OperationSteps(s.ctx, "a")
+	s.must(err)
+	s.check(len(steps) == 0, "the refused save left history %+v", steps)
 }
 
 func (s *suite) saveRecords() {
