@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,6 +57,7 @@ type work struct {
 	id   string
 	name string // what it works on, for people
 	op   *wire.Operation
+	want dbaas.OperationStatus // the end that is hoped for; "" is succeeded
 }
 
 func (w *work) ended() bool { return w.op != nil && dbaas.OperationStatus(w.op.Status).Ended() }
@@ -180,11 +182,11 @@ func open(all []*work) []*work {
 	return left
 }
 
-// outcome is nil when all operations succeeded.
+// outcome is nil when all operations ended as they should.
 func outcome(all []*work) error {
 	var failures []error
 	for _, w := range all {
-		if dbaas.OperationStatus(w.op.Status) != dbaas.OperationSucceeded {
+		if want := cmp.Or(w.want, dbaas.OperationSucceeded); dbaas.OperationStatus(w.op.Status) != want {
 			failures = append(failures, fmt.Errorf("%s of %s %s%s", w.op.Kind, w.name, w.op.Status, reason(w.op)))
 		}
 	}

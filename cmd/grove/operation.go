@@ -11,6 +11,7 @@ import (
 	"github.com/grove-dbaas/grove/api/wire"
 	"github.com/grove-dbaas/grove/cmd/grove/internal/client"
 	"github.com/grove-dbaas/grove/cmd/grove/internal/output"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 )
 
 func (a *app) operationCommand() *cobra.Command {
@@ -189,7 +190,11 @@ func (a *app) operationChange(verb, short string, action wire.OperationAction) *
 			return err
 		}
 		a.warn(reply)
-		return a.finishAll(cmd.Context(), works(args[0], args), w)
+		one := &work{id: args[0], name: args[0]}
+		if action.Cancel != nil {
+			one.want = dbaas.OperationCancelled
+		}
+		return a.finishAll(cmd.Context(), []*work{one}, w)
 	}
 	return cmd
 }

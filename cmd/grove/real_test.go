@@ -98,22 +98,29 @@ func workflows(st *store.Store) []engine.Workflow {
 		all = append(all, engine.Workflow{
 			Kind: kind, Doc: kind,
 			Steps: []engine.Step{
-				{Name: "awaitVolume", Doc: "waiting for the volume", Within: time.Minute, Run: waitOnce},
-				{Name: "markActive", Doc: "finishing", Within: time.Minute, Run: func(ctx context.Context, op *engine.Operation) error {
+				{Name: "awaitVolume", Doc: "waiting for the volume", Within: time.Hour, Run: waitOnce},
+				{Name: "markActive", Doc: "finishing", Within: time.Hour, Run: func(ctx context.Context, op *engine.Operation) error {
 					return st.Fenced(ctx, &op.Operation, func(tx *store.Tx) error { return effect(tx, op) })
 				}},
 			},
-			Failed: func(context.Context, *engine.Operation) error { return nil },
-			Ended:  "as it was",
+			Failed: func(ctx context.Context, op *engine.Operation) error {
+				return st.Fenced(ctx, &op.Operation, func(tx *store.Tx) error { return release(tx, op) })
+			},
+			Ended: "as it was",
 		})
 	}
 	return all
 }
 
+// waitOnce waits a moment; a restart waits until it is superseded or cancelled.
 func waitOnce(_ context.Context, op *engine.Operation) error {
+	if op.Kind == "restart_instance" {
+		op.SetProgress("the database is stopping")
+		return engine.Wait(time.Minute)
+	}
 	if op.Progress == "" {
 		op.SetProgress("the volume is being made")
-		return engine.Wait(300 * time.Millisecond)
+		return engine.Wait(200 * time.Millisecond)
 	}
 	return nil
 }
@@ -138,6 +145,15 @@ func effect(tx *store.Tx, op *engine.Operation) error {
 			return err
 		}
 	}
+	return tx.UpdateInstance(in)
+}
+
+func release(tx *store.Tx, op *engine.Operation) error {
+	in, err := tx.Instance(op.ResourceID)
+	if err != nil {
+		return err
+	}
+	in.Task, in.Fault = dbaas.TaskNone, op.Failure
 	return tx.UpdateInstance(in)
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -32,9 +33,9 @@ func connect(t *testing.T, url string) *Client {
 }
 
 func TestPathsAreEscaped(t *testing.T) {
-	var got string
+	asked := make(chan string, 1)
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		got = r.URL.EscapedPath()
+		asked <- r.URL.EscapedPath()
 		fmt.Fprint(w, `{"datastore": {}}`)
 	})
 	for name, want := range map[string]string{
@@ -42,7 +43,8 @@ func TestPathsAreEscaped(t *testing.T) {
 		"..":      "/v1.0/p/datastores/%2E%2E",
 		"x y?z#%": "/v1.0/p/datastores/x%20y%3Fz%23%25",
 	} {
-		if _, err := c.Datastore(t.Context(), name); err != nil || got != want {
+		_, err := c.Datastore(t.Context(), name)
+		if got := <-asked; err != nil || got != want {
 			t.Errorf("%q went to %q, %v, want %q", name, got, err, want)
 		}
 	}
@@ -90,6 +92,7 @@ func TestRedirectsAreNotFollowedWithTheToken(t *testing.T) {
 
 // flaky fails the first requests in one of several ways, then answers.
 type flaky struct {
+	mu       sync.Mutex
 	failures int
 	fail     func(w http.ResponseWriter)
 	requests int
@@ -97,6 +100,8 @@ type flaky struct {
 }
 
 func (f *flaky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.requests++
 	f.keys[r.Header.Get(wire.HeaderIdempotencyKey)]++
 	if f.requests <= f.failures {
@@ -148,6 +153,8 @@ func TestRetries(t *testing.T) {
 			t.Parallel()
 			f := &flaky{failures: 1, fail: test.fail, keys: map[string]int{}}
 			err := test.call(serve(t, f.ServeHTTP))
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			if (err == nil) != test.ok || f.requests != test.requests {
 				t.Errorf("%d requests, %v", f.requests, err)
 			}
@@ -160,10 +167,9 @@ func TestRetries(t *testing.T) {
 
 // After a cut the first request may still be at work: the server says 409, and is asked again until it has the answer.
 func TestPOSTWaitsForItsFirstAttempt(t *testing.T) {
-	attempt := 0
+	var attempts atomic.Int32
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		attempt++
-		switch attempt {
+		switch attempts.Add(1) {
 		case 1:
 			cut(w)
 		case 2:
@@ -173,8 +179,8 @@ func TestPOSTWaitsForItsFirstAttempt(t *testing.T) {
 		}
 	})
 	g, _, err := c.CreateConfiguration(t.Context(), wire.CreateConfiguration{})
-	if err != nil || g.ID != "1" || attempt != 3 {
-		t.Errorf("got %v, %v after %d attempts", g, err, attempt)
+	if err != nil || g.ID != "1" || attempts.Load() != 3 {
+		t.Errorf("got %v, %v after %d attempts", g, err, attempts.Load())
 	}
 }
 
@@ -188,14 +194,20 @@ func TestARefusedConnectionIsToldAtOnce(t *testing.T) {
 }
 
 func TestCancellingIsNotAnUnreachableServer(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	c := serve(t, func(w http.ResponseWriter, r *http.Request) { cancel(); <-r.Context().Done() })
+	arrived := make(chan struct{}, 1)
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) { arrived <- struct{}{}; <-r.Context().Done() })
+	cancelled := func(call func(ctx context.Context) error) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { <-arrived; cancel() }()
+		return call(ctx)
+	}
 	var interrupted *InterruptedError
-	if _, err := c.Flavors(ctx); !errors.Is(err, context.Canceled) || errors.As(err, &interrupted) {
+	err := cancelled(func(ctx context.Context) error { _, err := c.Flavors(ctx); return err })
+	if !errors.Is(err, context.Canceled) || errors.As(err, &interrupted) {
 		t.Errorf("GET: got %v", err)
 	}
-	ctx, cancel = context.WithCancel(t.Context())
-	if _, err := c.DeleteInstance(ctx, "a"); !errors.Is(err, context.Canceled) || !errors.As(err, &interrupted) {
+	err = cancelled(func(ctx context.Context) error { _, err := c.DeleteInstance(ctx, "a"); return err })
+	if !errors.Is(err, context.Canceled) || !errors.As(err, &interrupted) {
 		t.Errorf("DELETE: got %v", err)
 	}
 }
