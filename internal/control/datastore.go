@@ -38,20 +38,26 @@ func (s *Service) SyncDatastores(ctx context.Context, available func(datastore.V
 }
 
 func syncDatastore(tx *store.Tx, m *datastore.Manifest, available func(datastore.Version) bool) error {
-	id := stableID(m.Name)
-	row := dbaas.Datastore{ID: id, Name: m.Name}
+	row := dbaas.Datastore{ID: stableID(m.Name), Name: m.Name}
+	var versions []dbaas.DatastoreVersion
 	for _, v := range m.Versions {
-		active := available(v)
-		versionID := stableID(m.Name, v.Name)
-		if active && (row.DefaultVersionID == "" || v.Name == m.DefaultVersion) {
-			row.DefaultVersionID = versionID
+		version := dbaas.DatastoreVersion{
+			ID: stableID(m.Name, v.Name), DatastoreID: row.ID, Name: v.Name, Number: v.Number, Manager: m.Name, Active: available(v),
 		}
-		version := dbaas.DatastoreVersion{ID: versionID, DatastoreID: id, Name: v.Name, Number: v.Number, Manager: m.Name, Active: active}
-		if err := tx.UpsertVersion(&version); err != nil {
+		if version.Active && (row.DefaultVersionID == "" || v.Name == m.DefaultVersion) {
+			row.DefaultVersionID = version.ID
+		}
+		versions = append(versions, version)
+	}
+	if err := tx.UpsertDatastore(&row); err != nil {
+		return err
+	}
+	for i := range versions {
+		if err := tx.UpsertVersion(&versions[i]); err != nil {
 			return err
 		}
 	}
-	return tx.UpsertDatastore(&row)
+	return nil
 }
 
 // stableID is the same id for the same names, in every installation.
