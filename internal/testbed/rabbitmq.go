@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -34,11 +35,12 @@ type Broker struct {
 	URL           string // amqp://user:password@127.0.0.1:port/, of an administrator
 	ManagementURL string // http://user:password@127.0.0.1:port
 
-	dir  string
-	env  []string
-	epmd *process
-	mu   sync.Mutex
-	node *process
+	dir   string
+	env   []string
+	epmd  *process
+	watch io.Closer
+	mu    sync.Mutex
+	node  *process
 }
 
 // RabbitMQ gives the broker that all tests of this binary share, running. Each test takes a Vhost of its own. The
@@ -62,6 +64,9 @@ func newBroker(epmd string) (*Broker, error) {
 		return nil, err
 	}
 	b := &Broker{dir: dir}
+	if b.watch, err = removeAfterwards(dir); err != nil {
+		return nil, err
+	}
 	AtExit(b.end)
 	ports, err := freePorts(4)
 	if err != nil {
@@ -75,6 +80,21 @@ func newBroker(epmd string) (*Broker, error) {
 		return nil, err
 	}
 	return b, b.start()
+}
+
+// removeAfterwards has a shell remove dir when this process has ended, in whatever way, or the closer was closed.
+func removeAfterwards(dir string) (io.Closer, error) {
+	cmd := exec.Command("/bin/sh", "-c", `cat >/dev/null; sleep 1; rm -rf "$1"`, "sh", dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() { _ = cmd.Wait() }() // so that it is no zombie
+	return stdin, nil
 }
 
 func freePorts(n int) ([]int, error) {
@@ -261,5 +281,6 @@ func (b *Broker) end() {
 			p.stop(syscall.SIGKILL, time.Minute)
 		}
 	}
-	_ = os.RemoveAll(b.dir) // a directory of the system's temporary ones
+	_ = b.watch.Close() // and with it goes the directory, now or soon
+	_ = os.RemoveAll(b.dir)
 }

@@ -27,7 +27,7 @@ var shared struct {
 //
 //	func TestMain(m *testing.M) { testbed.Main(m) }
 //
-// Without it, or when the test binary is killed, the kernel ends the servers and only their directories are left.
+// Without it, or when the test binary is killed, the kernel ends the servers, and a shell removes their directories.
 func Main(m *testing.M) {
 	code := m.Run()
 	shared.mu.Lock()

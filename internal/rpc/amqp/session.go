@@ -154,7 +154,7 @@ func (s *session) await(ctx context.Context) *amqp091.Connection {
 // retries gives the pauses between attempts: doubling, with full jitter, so that ten thousand guests that lost their
 // broker together do not come back together.
 func (t *Transport) retries() *backoff.ExponentialBackOff {
-	longest := 2500 * time.Millisecond // on average
+	longest := time.Second // on average
 	if t.cfg.Role == RoleGuest {
 		longest = 15 * time.Second
 	}
