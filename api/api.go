@@ -84,6 +84,8 @@ type Server struct {
 	limits   *rateLimiter
 	requests *metric.HTTP
 	underWay *underWay
+
+	duplicateWait time.Duration
 }
 
 // New makes a Server.
@@ -91,7 +93,7 @@ func New(c Config) (*Server, error) {
 	if err := c.setDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Server{Config: c, limits: newRateLimiter(c.RateLimits, c.Clock), underWay: newUnderWay()}
+	s := &Server{Config: c, limits: newRateLimiter(c.RateLimits, c.Clock), underWay: newUnderWay(), duplicateWait: duplicateWait}
 	if c.Metrics != nil {
 		s.requests = metric.NewHTTP(c.Metrics)
 	}

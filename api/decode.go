@@ -236,7 +236,7 @@ func (w *keyWalk) walkObject(path string, object map[string]any, t reflect.Type,
 			return badRequest("%s is not a key that this request knows%s; it knows: %s.",
 				printable(name), didYouMean(key, known), strings.Join(slices.Sorted(mapKeys(known)), ", "))
 		default:
-			if err := requireText(path, key); err != nil {
+			if err := w.walkValues(path, map[string]any{key: object[key]}); err != nil {
 				return err
 			}
 			w.ignored = append(w.ignored, fmt.Sprintf("The unknown key %s was ignored%s.", printable(name), didYouMean(key, known)))

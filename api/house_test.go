@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -589,13 +588,20 @@ func checkNoRoute(res *result) []string {
 
 // syncBuffer is a log that many goroutines write.
 type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu    sync.Mutex
+	b     bytes.Buffer
+	muted bool
 }
+
+// mute lets go of what is written from now on.
+func (b *syncBuffer) mute() { b.muted = true }
 
 func (b *syncBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.muted {
+		return len(p), nil
+	}
 	return b.b.Write(p)
 }
 
@@ -605,4 +611,24 @@ func (b *syncBuffer) String() string {
 	return b.b.String()
 }
 
-var errBoom = errors.New("boom")
+// caller is who the requests of project demo come from.
+func (h *house) caller() control.Caller {
+	return control.Caller{ProjectID: "demo", UserID: "demo"}
+}
+
+// hashOf is the hash that a POST of an instance has.
+func hashOf(t testing.TB, body string) string {
+	t.Helper()
+	return requestHash(&request{Request: httptest.NewRequest(http.MethodPost, "/v1.0/demo/instances", nil), body: []byte(body)})
+}
+
+// holds tells whether a text is in any column of a table.
+func (h *house) holds(table, text string) bool {
+	h.t.Helper()
+	db, err := sql.Open("sqlite", h.path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	return strings.Contains(fmt.Sprint(queryAll(h.t, db, "SELECT * FROM "+table)), text)
+}

@@ -53,7 +53,7 @@ func validKey(key string) bool {
 
 // begin claims the key, or waits for the request that has it. When it gives fresh, the key is under way until end.
 func (s *Server) begin(r *request, key string) (row *dbaas.Idempotency, fresh bool, err error) {
-	ctx, cancel := context.WithTimeout(r.Context(), duplicateWait)
+	ctx, cancel := context.WithTimeout(r.Context(), s.duplicateWait)
 	defer cancel()
 	hash := requestHash(r)
 	tick := time.NewTicker(duplicateTick)
