@@ -1,9 +1,10 @@
 // Package cloud is the seam to what provides servers, volumes and networks.
 //
 // No method waits or polls: it starts something, or tells how far it has come, and the engine comes back. Ensure looks
-// up by a name and tag chosen before the call, creates only what is absent, and keeps the one recorded (else the
-// oldest) where it finds two. Delete of what is gone is success. A wish that the provider refuses for good is a
-// dbaas.Error (BadRequest, OverLimit, NotFound); anything else is worth a retry.
+// up by a name and tag chosen before the call, creates only what is absent, and where it finds two keeps the one recorded
+// (else the oldest) and deletes the others. Delete of what is gone is success. A wish that the provider refuses for good
+// is a dbaas.Error (BadRequest, OverLimit, NotFound); anything else is worth a retry. Package cloudtest holds every
+// implementation to this.
 package cloud
 
 import (
@@ -82,18 +83,23 @@ type ServerSpec struct {
 type Compute interface {
 	// EnsureServerGroup gives a group's id for a locality policy ("affinity", "anti-affinity", ...).
 	EnsureServerGroup(ctx context.Context, groupID, policy string) (string, error)
+	// EnsureServer makes a server on its port, with its volume attached, and starts it. Each guest has one.
 	EnsureServer(ctx context.Context, s ServerSpec) (*Server, error)
 	// Server finds a server; dbaas.NotFound when it is gone.
 	Server(ctx context.Context, id string) (*Server, error)
 	// ResizeServer begins a change of flavor that ends in VERIFY_RESIZE; with the flavor already there it is success.
 	ResizeServer(ctx context.Context, id, flavorID string) error
+	// ConfirmResize makes a resize final, RevertResize begins the way back; where no resize waits, both are success.
 	ConfirmResize(ctx context.Context, id string) error
 	RevertResize(ctx context.Context, id string) error
+	// RebootServer, StopServer, StartServer begin what they say; Server tells when it is done. To stop what is off and to
+	// start what runs is success. StartServer is also another try for a server in ERROR.
 	RebootServer(ctx context.Context, id string) error
 	StopServer(ctx context.Context, id string) error
 	StartServer(ctx context.Context, id string) error
 	// RebuildServer replaces the server's root disk; volume, port and id stay.
 	RebuildServer(ctx context.Context, id string, s ServerSpec) error
+	// DeleteServer deletes a server in whatever state; its volume stays, and is free when the server is gone.
 	DeleteServer(ctx context.Context, id string) error
 	DeleteServerGroup(ctx context.Context, groupID string) error
 }
@@ -136,8 +142,12 @@ type Volumes interface {
 	Volume(ctx context.Context, id string) (*Volume, error)
 	// ExtendVolume begins to grow a volume, attached or not; one that is as large already is success.
 	ExtendVolume(ctx context.Context, id string, sizeGB int) error
+	// AttachVolume attaches a volume to a server; one that is attached there is success, elsewhere is refused.
 	AttachVolume(ctx context.Context, id, serverID string) error
+	// DetachVolume detaches a volume; one that is not attached there is success. While it is mounted it may fail, which
+	// is worth a retry.
 	DetachVolume(ctx context.Context, id, serverID string) error
+	// DeleteVolume deletes a volume. While it is attached that fails, which is worth a retry: its server may be going.
 	DeleteVolume(ctx context.Context, id string) error
 }
 
