@@ -102,13 +102,21 @@ func (a *Agent) Close() error {
 func (a *Agent) resume(ctx context.Context) {
 	a.deed.Lock()
 	defer a.deed.Unlock()
-	if !a.state.Prepared || !a.state.Running {
+	if !a.state.Prepared {
 		return
 	}
-	if err := a.start(ctx); err != nil {
+	if err := a.bringBack(ctx); err != nil {
 		a.Logger.ErrorContext(ctx, "database not started", "error", err)
 		a.watch.failed(err)
 	}
+}
+
+// bringBack mounts the volume, and starts the database unless it was stopped. The caller holds deed.
+func (a *Agent) bringBack(ctx context.Context) error {
+	if a.state.Running {
+		return a.start(ctx)
+	}
+	return a.Host.Volume.EnsureMounted(ctx)
 }
 
 // start mounts the volume and starts the database. The caller holds deed.
@@ -185,9 +193,12 @@ func (a *Agent) Configure(ctx context.Context, r guest.ConfigureRequest) (*datas
 	return applied, err
 }
 
-// grow makes the filesystem as large as the volume. Where the machine can do that only while nothing uses the volume,
+// grow makes the filesystem as large as the volume, which a stopped guest may not have mounted yet. Where the machine can do that only while nothing uses the volume,
 // the database is stopped for it.
 func (a *Agent) grow(ctx context.Context) error {
+	if err := a.Host.Volume.EnsureMounted(ctx); err != nil {
+		return fmt.Errorf("mount the data volume: %w", err)
+	}
 	err := a.Host.Volume.Grow(ctx)
 	if !errors.Is(err, host.ErrVolumeBusy) {
 		return err
