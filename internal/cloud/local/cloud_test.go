@@ -409,7 +409,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	each(t, func(t *testing.T, kind VolumeKind) {
 		dir := t.TempDir()
 		t.Cleanup(func() { sweep(t, dir) })
-		for round := range 8 {
+		for round := range 5 {
 			killDuringChurn(t, dir, kind)
 			checkAfterKill(t, dir, kind, round%2 == 1)
 		}

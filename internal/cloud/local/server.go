@@ -328,7 +328,7 @@ func (c *Cloud) StopServer(_ context.Context, id string) error {
 		if s.Status == cloud.ServerVerifyResize {
 			return false, fmt.Errorf("server %s: confirm or revert its resize first", id)
 		}
-		s.Task, s.On = taskStop, false
+		s.Task, s.On, s.Fault = taskStop, false, ""
 		return true, nil
 	})
 }

@@ -23,8 +23,8 @@ type volume struct {
 	SizeGB   int    `json:"size_gb"`
 	Type     string `json:"type,omitempty"`
 	Zone     string `json:"zone,omitempty"`
-	Loop     bool   `json:"loop"`  // a loop file, else a directory
-	Ready    bool   `json:"ready"` // its content was made; should that be missing, it is lost, and must not be made anew
+	Loop     bool   `json:"loop"`               // a loop file, else a directory
+	Ready    bool   `json:"ready"`              // its content was made; should that be missing, it is lost, and must not be made anew
 	Deleting bool   `json:"deleting,omitempty"` // its content may be gone already
 	ServerID string `json:"server_id,omitempty"`
 	Born     int64  `json:"born"`
