@@ -25,8 +25,8 @@ finish() {
 	local status=$?
 	trap - EXIT
 	if [ "$status" != 0 ] && [ -s "$tmp/log" ]; then
-		say "the last lines of groved's log:"
-		tail -n 30 "$tmp/log"
+		say "from groved's log:"
+		{ grep -v "level=INFO" "$tmp/log" || true; } | tail -n 30
 	fi
 	if [ -n "$groved" ] && kill -TERM "$groved" 2>/dev/null; then
 		wait "$groved" || true
@@ -90,7 +90,7 @@ expect() {
 	shift
 	printf '   $ %s\n' "$*"
 	got=$("$@" | tr -d '\r')
-	printf '   %s\n' "$got"
+	[ -z "$got" ] || printf '   %s\n' "$got"
 	[ "$got" = "$want" ] || die "expected \"$want\""
 }
 
