@@ -353,7 +353,7 @@ func (c countingCloud) ExtendVolume(ctx context.Context, id string, sizeGB int) 
 
 func (c countingCloud) ResizeServer(ctx context.Context, id, flavorID string) error {
 	before, err := c.Server(ctx, id)
-	if err == nil && before.FlavorID != flavorID {
+	if err == nil && before.FlavorID != flavorID && before.Status == cloud.ServerActive {
 		c.effects.add("server resized")
 	}
 	return c.Provider.ResizeServer(ctx, id, flavorID)

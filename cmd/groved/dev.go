@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/grove-dbaas/grove/datastore"
@@ -99,10 +101,20 @@ func claimDataDir(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("claim the data directory: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := lock(f); err != nil {
 		return nil, errors.Join(fmt.Errorf("another groved uses %s: stop it, or take another --data", dir), f.Close())
 	}
 	return func() { f.Close() }, nil
+}
+
+// lock takes an exclusive lock. It tries for a moment: a child that a killed groved was just starting may hold the
+// inherited lock until it becomes its own program.
+func lock(f *os.File) error {
+	try := func() (struct{}, error) {
+		return struct{}{}, syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	}
+	_, err := backoff.Retry(context.Background(), try, backoff.WithBackOff(backoff.NewConstantBackOff(20*time.Millisecond)), backoff.WithMaxElapsedTime(time.Second))
+	return err
 }
 
 // ensureMasterKey makes the key file of a new data directory.
