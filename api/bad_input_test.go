@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // belongings are what the tables of bad input and of isolation send requests about: what the project demo has, what
@@ -95,9 +96,10 @@ func TestBadInput(t *testing.T) {
 	s := newStreet(t)
 	bodies := s.validBodies()
 	sent := 0
+	before := s.digest()
+	verbs := map[string]bool{}
 	for _, rt := range s.server.routes() {
 		name := rt.method + " " + rt.path
-		before := s.digest()
 		refuse := func(what, path, body string, headers ...string) {
 			t.Helper()
 			sent++
@@ -141,32 +143,40 @@ func TestBadInput(t *testing.T) {
 			}
 		}
 		for _, verb := range []string{"HEAD", "OPTIONS", "TRACE", "BREW", "PUT", "PATCH", "DELETE", "POST"} {
-			if !s.routed(verb, rt.path) {
+			if known := verbs[verb+rt.path]; !known && !s.routed(verb, rt.path) {
+				verbs[verb+rt.path] = true
 				s.call(verb, fill(rt.path, s.own.instance), "").fault(404)
 				sent++
 			}
 		}
-		if s.digest() != before {
+		if !rt.handle.built {
+			continue
+		}
+		if after := s.digest(); after != before {
 			t.Errorf("%s: something that was refused was written all the same", name)
+			before = after
 		}
 	}
 	t.Logf("%d bad requests", sent)
-	// that the bodies are accepted when they are not broken shows that the table tests what it says
-	for name, list := range bodies {
+}
+
+// TestBodiesThatTheTableBreaks shows that the table tests what it says: unbroken, its bodies are accepted.
+func TestBodiesThatTheTableBreaks(t *testing.T) {
+	s := newStreet(t, withConfig(func(c *Config) { c.AwaitAtMost = time.Millisecond }))
+	for name, list := range s.validBodies() {
 		method, path, _ := strings.Cut(name, " ")
 		for _, body := range list {
-			fresh := newStreet(t, withConfig(func(c *Config) { c.AwaitAtMost = 1 }))
-			body = strings.ReplaceAll(body, s.own.configuration, fresh.own.configuration)
-			c := fresh.client
+			mine, c := s.furnished(s.client), s.client
 			if strings.HasPrefix(path, "/mgmt") {
-				c = fresh.as("admin")
+				c = s.as("admin")
 			}
 			if strings.HasPrefix(path, "/operations") {
-				fresh.own.operation = fresh.post("/instances/"+fresh.own.instance+"/action", `{"restart": {}}`).want(202).operation()
+				mine.operation = s.post("/instances/"+mine.instance+"/action", `{"restart": {}}`).want(202).operation()
 			}
-			if r := c.call(method, fillFor(t, path, fresh.own), body); r.status >= 300 {
+			if r := c.call(method, fillFor(t, path, mine), body); r.status >= 300 {
 				t.Errorf("%s %s, which is in order, → %d %s", name, body, r.status, r.body)
 			}
+			s.settle()
 		}
 	}
 }

@@ -6,11 +6,13 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -83,14 +85,22 @@ func newHouse(t testing.TB, options ...option) *house {
 	if h.server, err = New(ac); err != nil {
 		t.Fatal(err)
 	}
-	h.furnish(t)
 	h.client = &client{h: h, project: "demo"}
 	return h
 }
 
+// openStore opens a copy of the template.
 func (h *house) openStore(t testing.TB, c clock.Clock, logger *slog.Logger) *store.Store {
 	t.Helper()
-	keys, err := secret.CreateKeyring(filepath.Join(t.TempDir(), "master.key"))
+	made, err := template()
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyFile := filepath.Join(t.TempDir(), "master.key")
+	if err := errors.Join(os.WriteFile(h.path, made.database, 0o600), os.WriteFile(keyFile, made.key, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := secret.LoadKeyring(keyFile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,19 +109,49 @@ func (h *house) openStore(t testing.TB, c clock.Clock, logger *slog.Logger) *sto
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = st.Close() })
-	if err := st.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	return st
 }
 
-// furnish puts the catalog and the datastores into the database.
-func (h *house) furnish(t testing.TB) {
-	t.Helper()
-	if err := h.control.SyncDatastores(t.Context(), func(v datastore.Version) bool { return v.Name != "6.2" }); err != nil {
-		t.Fatal(err)
+type furnished struct{ database, key []byte }
+
+// template is a database at the current schema with a catalog and the datastores, made once: migrating takes longer
+// than most tests.
+var template = sync.OnceValues(func() (made furnished, err error) {
+	dir, err := os.MkdirTemp("", "grove-api-test")
+	if err != nil {
+		return made, err
 	}
-	h.tx(func(tx *store.Tx) error {
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	database, key := filepath.Join(dir, "grove.db"), filepath.Join(dir, "master.key")
+	keys, err := secret.CreateKeyring(key)
+	if err != nil {
+		return made, err
+	}
+	if err := furnish("sqlite://"+database, keys); err != nil {
+		return made, err
+	}
+	if made.database, err = os.ReadFile(database); err != nil {
+		return made, err
+	}
+	made.key, err = os.ReadFile(key)
+	return made, err
+})
+
+func furnish(url string, keys *secret.Keyring) (err error) {
+	ctx := context.Background()
+	st, err := store.Open(ctx, store.Options{URL: url, Keyring: keys})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	if err := st.Migrate(ctx); err != nil {
+		return err
+	}
+	ctl := control.New(control.Config{Store: st, Datastores: []datastore.Datastore{shelf{}}, Clock: clock.Real{}, Logger: slog.Default()})
+	if err := ctl.SyncDatastores(ctx, func(v datastore.Version) bool { return v.Name != "6.2" }); err != nil {
+		return err
+	}
+	return st.Tx(ctx, func(tx *store.Tx) error {
 		return tx.SaveCatalog(&dbaas.Catalog{
 			Region: "RegionOne",
 			Flavors: []dbaas.Flavor{
