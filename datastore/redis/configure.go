@@ -41,7 +41,7 @@ func (g *Guest) Configure(ctx context.Context, d datastore.Desired) (datastore.A
 }
 
 func (g *Guest) configureLive(ctx context.Context, old, next *record, p plan) (applied datastore.Applied, err error) {
-	c, err := g.connect(ctx, old)
+	c, err := g.awaitAnswer(ctx, old) // perhaps it was only just started
 	if err != nil {
 		return applied, err
 	}

@@ -109,7 +109,8 @@ func rows() []row {
 		integer("list-max-listpack-size", math.MinInt32, math.MaxInt32, tenant(-2), alias("list-max-ziplist-size")),
 		text("locale-collate", operator, valkeyOnly),
 		text("logfile", own, restart),
-		enum("loglevel", words("debug verbose notice warning nothing"), tenant("notice")),
+		enum("loglevel", words("debug verbose notice warning"), tenant("notice"), redisOnly),
+		enum("loglevel", words("debug verbose notice warning nothing"), tenant("notice"), valkeyOnly),
 		text("masterauth", own, redisOnly),
 		text("masteruser", own, redisOnly),
 		integer("max-new-connections-per-cycle", 1, 1000, operator, valkeyOnly),
@@ -195,7 +196,7 @@ func rows() []row {
 		boolean("tls-session-caching", operator),
 		integer("tracking-table-max-keys", 0, huge, tenant(1000000)),
 		text("unixsocket", own, restart),
-		text("unixsocketgroup", own, restart),
+		text("unixsocketgroup", own, restart, valkeyOnly),
 		text("unixsocketperm", own, restart),
 		integer("zset-max-listpack-entries", 0, huge, tenant(128), alias("zset-max-ziplist-entries")),
 		size("zset-max-listpack-value", 0, huge, tenant(64), alias("zset-max-ziplist-value")),
@@ -209,9 +210,9 @@ func fileOnly() []row {
 	for _, name := range words("include rename-command loadmodule user sentinel daemonize pidfile supervised " +
 		"syslog-enabled syslog-ident syslog-facility set-proc-title proc-title-template always-show-logo socket-mark-id " +
 		"server_cpulist bio_cpulist aof_rewrite_cpulist bgsave_cpulist crash-log-enabled crash-memcheck-enabled " +
-		"watchdog-period key-load-delay rdb-key-save-delay debug-context enable-debug-assert use-exit-on-panic " +
+		"ignore-warnings watchdog-period key-load-delay rdb-key-save-delay debug-context enable-debug-assert use-exit-on-panic " +
 		"aof-disable-auto-gc cluster-ping-interval client-default-resp gopher-enabled") {
-		list = append(list, text(name, own, restart))
+		list = append(list, text(name, own, restart, alias(strings.ReplaceAll(name, "_", "-"))))
 	}
 	return list
 }

@@ -21,6 +21,7 @@ const (
 	causeBusy       = "A script or function of a client has been running for long and keeps everybody else waiting."
 	causeDisk       = "The database refuses writes because it cannot write to its volume, which is probably full: resize the volume."
 	causeClients    = "All connections that maxclients allows are in use."
+	causeDamaged    = "The append-only file is damaged in the middle. Repairing it would cut off what follows, so that nobody does so unasked: restore a backup, or ask the operator."
 	causeStarting   = "The database is starting."
 )
 
@@ -46,6 +47,9 @@ func (g *Guest) Status(ctx context.Context) datastore.Status {
 	}
 	if reason := refusedConfiguration(state.Output); reason != "" {
 		return datastore.Status{Status: dbaas.GuestFailed, Cause: "The server refuses its configuration: " + reason}
+	}
+	if strings.Contains(state.Output, "Bad file format reading the append only file") {
+		return datastore.Status{Status: dbaas.GuestCrashed, Cause: causeDamaged}
 	}
 	return datastore.Status{Status: dbaas.GuestCrashed, Cause: "The database's process has ended unasked."}
 }
