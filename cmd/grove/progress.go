@@ -24,6 +24,7 @@ type progress struct {
 	frame    int
 	trouble  string            // why the server gave no answer, "" when it did
 	shown    map[string]int    // by operation: how many finished steps were printed
+	last     map[string]string // by operation: the line of the last finished step
 	current  map[string]string // by operation: the running step that was printed
 }
 
@@ -60,14 +61,18 @@ func (p *progress) saw(w *work) {
 	}
 }
 
-// finishedSteps prints the steps that ended since the last answer, so that none is missed however fast they are.
+// finishedSteps prints the steps that ended since the last answer, so that none is missed however fast they are. A step
+// that is tried again and again is one line.
 func (p *progress) finishedSteps(w *work) {
 	for _, s := range w.op.Steps[min(p.shown[w.id], len(w.op.Steps)):] {
 		text := fmt.Sprintf("%s: %s %s %s", w.name, s.Kind, s.Step, s.Outcome)
 		if s.Message != "" {
 			text += ": " + s.Message
 		}
-		p.line(text)
+		if text != p.last[w.id] {
+			p.line(text)
+		}
+		p.last[w.id] = text
 	}
 	p.shown[w.id] = len(w.op.Steps)
 }
