@@ -223,6 +223,9 @@ func (w *keyWalk) walkObject(path string, object map[string]any, t reflect.Type,
 	if t == nil || t.Kind() != reflect.Struct {
 		return w.walkValues(path, object)
 	}
+	if blank, ok := t.FieldByName("_"); ok && blank.Tag.Get("wire") == "strict" {
+		strict = true
+	}
 	known := knownKeys(t)
 	for _, key := range slices.Sorted(mapKeys(object)) {
 		name := join(path, key)

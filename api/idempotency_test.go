@@ -35,7 +35,7 @@ func TestRepeatedRequestGetsTheFirstAnswer(t *testing.T) {
 func TestRefusalsWarningsAndEmptyAnswersAreRepeatedToo(t *testing.T) {
 	h := newHouse(t)
 	id := h.newInstance("a")
-	for i, body := range []string{`{"resize": {"flavorRef": "2"}, "zzz": 1}`, `{"resize": {"flavorRef": "99"}}`} {
+	for i, body := range []string{`{"resize": {"flavorRef": "2", "zzz": 1}}`, `{"resize": {"flavorRef": "99"}}`} {
 		header := fmt.Sprintf("Idempotency-Key: %d", i)
 		first := h.call(http.MethodPost, "/instances/"+id+"/action", body, header)
 		second := h.call(http.MethodPost, "/instances/"+id+"/action", body, header)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -59,7 +60,11 @@ func (s *Server) withAccessLog(next http.Handler) http.Handler {
 				status = http.StatusInternalServerError // a panic, which is being answered above
 			}
 			end(x.route, r.Method, status, took)
-			s.Logger.InfoContext(r.Context(), "request", "method", r.Method, "path", printable(r.URL.Path), "status", status,
+			level := slog.LevelInfo
+			if x.caller.ProjectID == "" && status < http.StatusBadRequest {
+				level = slog.LevelDebug // probes and scrapes
+			}
+			s.Logger.Log(r.Context(), level, "request", "method", r.Method, "path", printable(r.URL.Path), "status", status,
 				"bytes", recorded.bytes, "took", took.String(), "remote", r.RemoteAddr, "project", x.caller.ProjectID, "user", x.caller.UserID)
 		}()
 		next.ServeHTTP(recorded, r)

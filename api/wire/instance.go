@@ -168,6 +168,7 @@ type PatchInstance struct {
 
 // InstanceAction is a deed to do with an instance: exactly one of the keys.
 type InstanceAction struct {
+	_                      struct{}        `wire:"strict"`
 	Restart                *struct{}       `json:"restart,omitempty"`
 	Resize                 *Resize         `json:"resize,omitempty"`
 	ResetStatus            *ResetStatus    `json:"reset_status,omitempty"`

@@ -57,6 +57,7 @@ type OperationList struct {
 
 // OperationAction is a deed to do with an operation: exactly one of the keys.
 type OperationAction struct {
+	_      struct{}  `wire:"strict"`
 	Retry  *struct{} `json:"retry,omitempty"`
 	Cancel *struct{} `json:"cancel,omitempty"`
 }

@@ -1,6 +1,7 @@
 // Package wire holds the JSON of Grove's REST API, the Trove v1.0 API with Grove's additions, as the server and the CLI
 // share it. A pointer or an omitempty stands where a key must be absent rather than null (api reference 6.1); a pointer
-// without omitempty where null has a meaning.
+// without omitempty where null has a meaning. The tag wire:"strict" on a field makes the server refuse unknown keys in
+// its object; on a blank field, in the object that it is in.
 package wire
 
 import (
