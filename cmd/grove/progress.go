@@ -35,7 +35,7 @@ func newProgress(out *os.File, quiet bool, c clock.Clock) *progress {
 	return &progress{
 		out: out, quiet: quiet, clock: c, started: c.Now(),
 		terminal: term.IsTerminal(int(out.Fd())) && os.Getenv("TERM") != "dumb",
-		shown:    map[string]int{}, current: map[string]string{},
+		shown:    map[string]int{}, last: map[string]string{}, current: map[string]string{},
 	}
 }
 
