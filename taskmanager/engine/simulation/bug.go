@@ -24,6 +24,7 @@ const (
 	NoScan                 Bug = "work is found by nudges alone"
 	QuotaGivenBackTwice    Bug = "a delete that is repeated gives its quota back again"
 	DeafWhileFailing       Bug = "a delete is not seen by an operation that is cleaning up"
+	DeleteLostAtTheEnd     Bug = "an operation ends though a delete was accepted during its last step"
 	ParkedForever          Bug = "a failover's end does not give the lock back"
 	FailoverRushes         Bug = "a failover does not wait for the step of whom it parked"
 	GuestTakesAnyEpoch     Bug = "a guest obeys a holder that was replaced"
@@ -36,7 +37,7 @@ const (
 func Bugs() []Bug {
 	return []Bug{
 		SaveWithoutLease, EpochStays, ClaimOfLeased, LocksKept, LockOutsideTransaction, EffectNotLookedUp, VolumeForgotten,
-		NoScan, QuotaGivenBackTwice, DeafWhileFailing, ParkedForever, FailoverRushes, GuestTakesAnyEpoch,
+		NoScan, QuotaGivenBackTwice, DeafWhileFailing, DeleteLostAtTheEnd, ParkedForever, FailoverRushes, GuestTakesAnyEpoch,
 		OwnEffectIsConflict, RowsWithoutFence, ChildFailureLost,
 	}
 }
@@ -69,8 +70,11 @@ func (g *gate) claim(ctx context.Context, worker, id string, d time.Duration) (*
 func (g *gate) save(ctx context.Context, op *dbaas.Operation, s engine.Save) error {
 	m := g.world.memory
 	row, _ := m.Operation(ctx, op.ID)
-	if g.world.Bug == SaveWithoutLease {
+	switch deaf := g.world.Bug == DeafWhileFailing && row.Status == dbaas.OperationFailing; {
+	case g.world.Bug == SaveWithoutLease:
 		op.LeaseEpoch = row.LeaseEpoch
+	case s.Ended && (deaf || g.world.Bug == DeleteLostAtTheEnd):
+		edit(m, func(other *dbaas.Operation) bool { return other.ID == op.ID }, func(other *dbaas.Operation) { other.SupersededBy = "" })
 	}
 	err := m.Save(ctx, op, s)
 	if err != nil || !s.Ended {

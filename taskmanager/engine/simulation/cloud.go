@@ -230,6 +230,9 @@ func (c *cloud) report(in *instance) {
 		if holder, _ := w.memory.Holder(context.Background(), in.id); holder != "" {
 			_ = w.memory.Wake(context.Background(), holder)
 			w.nudge(holder)
+			if in.cluster == "" && w.rng.IntN(10) == 0 { // somebody only tried it out
+				w.soon(50*time.Millisecond, func() { w.requestDelete(in, nil) })
+			}
 		}
 	})
 	w.after(10*time.Second, func() { c.report(in) })

@@ -12,12 +12,8 @@ import (
 
 // plan puts the requests of users, the failovers and the jumps of the clock on the agenda.
 func (w *world) plan() {
-	w.pending = 5 + w.rng.IntN(10)
-	for range w.pending {
-		w.after(w.upTo(4*time.Minute), func() {
-			w.pending--
-			w.request()
-		})
+	for range 5 + w.rng.IntN(10) {
+		w.soon(4*time.Minute, w.request)
 	}
 	if !w.jumps {
 		return
@@ -28,6 +24,15 @@ func (w *world) plan() {
 			w.trace("the store's clock jumps")
 		})
 	}
+}
+
+// soon has a request come within d; the history does not end before.
+func (w *world) soon(d time.Duration, request func()) {
+	w.pending++
+	w.after(w.upTo(d), func() {
+		w.pending--
+		request()
+	})
 }
 
 // request is what one user or watcher does.
@@ -47,6 +52,9 @@ func (w *world) request() {
 		w.requestResize(in)
 		if w.rng.IntN(2) == 0 { // a second caller, or an impatient one
 			w.requestResize(in)
+		}
+		if w.rng.IntN(3) == 0 { // its primary fails while it is at it
+			w.soon(time.Second, func() { w.requestFailover(in) })
 		}
 	case n < 90:
 		w.requestFailover(in)
@@ -89,6 +97,9 @@ func (w *world) requestCluster() {
 
 // requestDelete deletes in every state: it takes over what runs.
 func (w *world) requestDelete(in *instance, parent *engine.Operation) {
+	if in.status == deleted {
+		return
+	}
 	ctx := context.Background()
 	holder, _ := w.memory.Holder(ctx, in.id)
 	w.audit.wantDeleted[in.id] = true
@@ -122,7 +133,7 @@ func (w *world) requestResize(in *instance) {
 func (w *world) requestFailover(in *instance) {
 	ctx := context.Background()
 	holder, _ := w.memory.Holder(ctx, in.id)
-	if in.recorded[server] == 0 || in.status == deleting {
+	if in.recorded[server] == 0 || in.status == deleting || in.status == deleted {
 		return
 	}
 	if running, err := w.memory.Operation(ctx, holder); err == nil && (running.Kind == remove || running.SupersededBy == remove) {
@@ -177,9 +188,7 @@ func (w *world) enqueueCarelessly(op *dbaas.Operation, lock string) {
 	if holder, _ := w.memory.Holder(context.Background(), lock); holder != "" {
 		return
 	}
-	w.pending++
-	w.after(w.upTo(time.Second), func() {
-		w.pending--
+	w.soon(time.Second, func() {
 		if err := w.memory.Enqueue(context.Background(), op); err != nil {
 			return
 		}

@@ -49,7 +49,7 @@ func TestSimulation(t *testing.T) {
 	}
 	for _, move := range []string{
 		"create failing", "create failed", "create superseded", "create parked", "create resumed", "create succeeded",
-		"resize superseded", "resize cancelled", "resize parked", "resize failed", "delete parked", "delete succeeded",
+		"resize superseded", "resize cancelled", "resize parked", "resize failed", "delete succeeded",
 		"failover superseded", "failover succeeded", "create_cluster failed", "create_cluster succeeded",
 	} {
 		if total.Moves[move] == 0 && seeds >= 1000 && !t.Failed() {
@@ -114,6 +114,9 @@ func TestPlantedBugsAreFound(t *testing.T) {
 			for seed := uint64(1); seed <= seeds; seed++ {
 				if r := Run(seed, Options{Bug: bug}); r.Violation != "" {
 					t.Logf("seed %d: %s", seed, r.Violation)
+					if clean := Run(seed, Options{}); clean.Violation != "" {
+						t.Errorf("seed %d without the mistake: %s", seed, clean.Violation)
+					}
 					return
 				}
 			}

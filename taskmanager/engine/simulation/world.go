@@ -149,7 +149,7 @@ func (w *world) play() {
 		}
 	}
 	if w.result.Violation == "" {
-		w.now += 2*lateByMost + 2*lease
+		w.now += 3*lateByMost + 2*lease // what is under way arrives, and is old enough for the janitor
 		w.janitor()
 		w.audit.theEnd()
 	}
