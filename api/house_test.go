@@ -148,7 +148,12 @@ func furnish(url string, keys *secret.Keyring) (err error) {
 		return err
 	}
 	ctl := control.New(control.Config{Store: st, Datastores: []datastore.Datastore{shelf{}}, Clock: clock.Real{}, Logger: slog.Default()})
-	if err := ctl.SyncDatastores(ctx, func(v datastore.Version) bool { return v.Name != "6.2" }); err != nil {
+	if err := ctl.SyncDatastores(ctx, func(v datastore.Version) string {
+		if v.Name == "6.2" {
+			return ""
+		}
+		return v.Number
+	}); err != nil {
 		return err
 	}
 	return st.Tx(ctx, func(tx *store.Tx) error {

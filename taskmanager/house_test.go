@@ -14,6 +14,7 @@ import (
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the suite's own look into the database
+	"github.com/redis/go-redis/v9"
 
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/datastore/all"
@@ -85,7 +86,12 @@ func openHouse(t *testing.T, url, dir string) *house {
 		Quotas: map[string]int{"instances": 10, "volumes": 1000, "backups": 10, "ram": -1}, MaxVolumeSize: 1000,
 		Node: "api", Clock: clock.Real{}, Logger: logger(t),
 	})
-	must(t, h.control.SyncDatastores(ctx, func(v datastore.Version) bool { return v.Binary == "redis-server" }))
+	must(t, h.control.SyncDatastores(ctx, func(v datastore.Version) string {
+		if v.Binary != "redis-server" {
+			return ""
+		}
+		return v.Number + "15"
+	}))
 	t.Cleanup(func() { h.close(t, false) })
 	return h
 }
@@ -247,10 +253,10 @@ func (h *house) audit(t *testing.T, operationID string) string {
 	return op.ResourceID
 }
 
-// requireParameter looks at the configuration that the database runs with.
-func (h *house) requireParameter(t *testing.T, v *dbaas.InstanceView, name, value string) {
+// parameters looks at the configuration file that the database was given; the last occurrence holds.
+func (h *house) parameters(t *testing.T, v *dbaas.InstanceView, name string) string {
 	t.Helper()
-	var found []string
+	value := ""
 	err := filepath.WalkDir(filepath.Join(h.dir, "servers", v.Guests[0].ID), func(path string, d os.DirEntry, err error) error {
 		if err != nil || filepath.Base(path) != "redis.conf" {
 			return err
@@ -258,15 +264,23 @@ func (h *house) requireParameter(t *testing.T, v *dbaas.InstanceView, name, valu
 		text, err := os.ReadFile(path)
 		for line := range strings.Lines(string(text)) {
 			if fields := strings.Fields(line); len(fields) == 2 && fields[0] == name {
-				found = append(found, fields[1])
+				value = fields[1]
 			}
 		}
 		return err
 	})
 	must(t, err)
-	if len(found) == 0 || found[len(found)-1] != value { // the last occurrence holds
-		t.Errorf("%s is %v in the configuration file, want %s", name, found, value)
-	}
+	return value
+}
+
+// requireServing connects as the tenant does and writes.
+func (h *house) requireServing(t *testing.T, v *dbaas.InstanceView) {
+	t.Helper()
+	credentials, err := h.control.Credentials(t.Context(), tester, v.ID)
+	must(t, err)
+	client := redis.NewClient(&redis.Options{Addr: v.Addresses[0].Address + ":6379", Password: credentials.Password, DisableIdentity: true})
+	defer client.Close()
+	testbed.Eventually(t, 20*time.Second, func() error { return client.Set(t.Context(), "k", "v", 0).Err() })
 }
 
 // effects notes what happened in the world outside the database.

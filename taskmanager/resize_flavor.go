@@ -125,11 +125,14 @@ func (m *Manager) revertServer(ctx context.Context, s *subject) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	old := s.instance.Applied.FlavorID
 	switch {
+	case server.Status == cloud.ServerVerifyResize && server.FlavorID == old: // on its way back after a confirmed move
+		return false, m.Cloud.ConfirmResize(ctx, server.ID)
 	case server.Status == cloud.ServerVerifyResize:
 		return false, m.Cloud.RevertResize(ctx, server.ID)
-	case server.Status == cloud.ServerActive && server.FlavorID != s.instance.Applied.FlavorID:
-		return false, m.Cloud.ResizeServer(ctx, server.ID, s.instance.Applied.FlavorID)
+	case server.Status == cloud.ServerActive && server.FlavorID != old:
+		return false, m.Cloud.ResizeServer(ctx, server.ID, old)
 	}
 	return server.Status == cloud.ServerActive, nil
 }

@@ -115,7 +115,9 @@ func configureTrial() trial {
 			if v.ConfigurationID != want {
 				t.Errorf("configuration is %q, want %q", v.ConfigurationID, want)
 			}
-			h.requireParameter(t, v, "timeout", timeout)
+			if got := h.parameters(t, v, "timeout"); got != timeout {
+				t.Errorf("timeout is %s in the configuration file, want %s", got, timeout)
+			}
 		},
 	}
 }
@@ -134,6 +136,7 @@ func passwordTrial() trial {
 			if credentials.Password != h.password {
 				t.Error("the credentials are not the password that root was given")
 			}
+			h.requireServing(t, v)
 		},
 	}
 }

@@ -86,7 +86,7 @@ func furnish(ctx context.Context, st *store.Store, ctl *control.Service) error {
 		{ID: "1", Name: "db.tiny", RAM: 512, VCPUs: 1, Disk: 5}, {ID: "2", Name: "db.small", RAM: 1024, VCPUs: 1, Disk: 10},
 	}}
 	return errors.Join(
-		ctl.SyncDatastores(ctx, func(datastore.Version) bool { return true }),
+		ctl.SyncDatastores(ctx, func(v datastore.Version) string { return v.Number + "15" }),
 		st.Tx(ctx, func(tx *store.Tx) error { return tx.SaveCatalog(catalog) }),
 	)
 }

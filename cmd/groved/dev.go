@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
 
@@ -126,10 +127,20 @@ func ensureMasterKey(path string) error {
 	return err
 }
 
-// installed tells whether a datastore version's program is on this machine.
-func installed(v datastore.Version) bool {
-	_, err := exec.LookPath(v.Binary)
-	return err == nil
+// installed finds a datastore version's program on this machine and gives the number that it reports of itself; "" when
+// there is none, or it is another version's.
+func installed(v datastore.Version) string {
+	path, err := exec.LookPath(v.Binary)
+	if err != nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	output, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return ""
+	}
+	return string(regexp.MustCompile(`\b` + regexp.QuoteMeta(v.Number) + `[0-9.]*`).Find(output))
 }
 
 // openLocalCloud opens the provider that runs servers on this machine, and the servers that should run.

@@ -145,11 +145,11 @@ func (h *house) taskmanager(provider cloud.Provider) (*taskmanager.Manager, erro
 }
 
 // publish writes what is on offer into the database: flavors and, where this machine tells, datastore versions.
-func (h *house) publish(ctx context.Context, m *taskmanager.Manager, available func(datastore.Version) bool) error {
+func (h *house) publish(ctx context.Context, m *taskmanager.Manager, installed func(datastore.Version) string) error {
 	if err := m.SyncCatalog(ctx); err != nil {
 		return fmt.Errorf("publish flavors: %w", err)
 	}
-	return h.control().SyncDatastores(ctx, available)
+	return h.control().SyncDatastores(ctx, installed)
 }
 
 // apiPart serves the REST API on a listener.

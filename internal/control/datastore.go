@@ -24,12 +24,13 @@ type VersionView struct {
 	Datastore dbaas.Datastore
 }
 
-// SyncDatastores puts the manifests' datastores and versions into the database and makes active those that available
-// says can be had here. Ids are derived from the names, so that every process agrees on them.
-func (s *Service) SyncDatastores(ctx context.Context, available func(datastore.Version) bool) error {
+// SyncDatastores puts the manifests' datastores and versions into the database. installed gives the full number of a
+// version that can be had here, and "" of one that can't: that one is not active. Ids are derived from the names, so that
+// every process agrees on them.
+func (s *Service) SyncDatastores(ctx context.Context, installed func(datastore.Version) string) error {
 	return s.Store.Tx(ctx, func(tx *store.Tx) error {
 		for _, d := range s.Config.Datastores {
-			if err := syncDatastore(tx, d.Manifest(), available); err != nil {
+			if err := syncDatastore(tx, d.Manifest(), installed); err != nil {
 				return err
 			}
 		}
@@ -37,12 +38,13 @@ func (s *Service) SyncDatastores(ctx context.Context, available func(datastore.V
 	})
 }
 
-func syncDatastore(tx *store.Tx, m *datastore.Manifest, available func(datastore.Version) bool) error {
+func syncDatastore(tx *store.Tx, m *datastore.Manifest, installed func(datastore.Version) string) error {
 	row := dbaas.Datastore{ID: stableID(m.Name), Name: m.Name}
 	var versions []dbaas.DatastoreVersion
 	for _, v := range m.Versions {
+		number := installed(v)
 		version := dbaas.DatastoreVersion{
-			ID: stableID(m.Name, v.Name), DatastoreID: row.ID, Name: v.Name, Number: v.Number, Manager: m.Name, Active: available(v),
+			ID: stableID(m.Name, v.Name), DatastoreID: row.ID, Name: v.Name, Number: number, Manager: m.Name, Active: number != "",
 		}
 		if version.Active && (row.DefaultVersionID == "" || v.Name == m.DefaultVersion) {
 			row.DefaultVersionID = version.ID

@@ -1,0 +1,133 @@
+package taskmanager_test
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/taskmanager"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+// TestFailedAtEveryStep lets every workflow fail for good after each of its steps, by an operator's cancel, and abandons
+// the taskmanager once in the middle of the cleanup. Afterwards the instance is as design rule 6 says: ACTIVE with the
+// fault, the old values and a database that serves; ERROR only where there was none, and delete cleans that up (R11).
+func TestFailedAtEveryStep(t *testing.T) {
+	for name, url := range databases(t) {
+		t.Run(name, func(t *testing.T) {
+			h := openHouse(t, url(t), t.TempDir())
+			var in string
+			for _, w := range sorted(taskmanager.Workflows()) {
+				for _, s := range w.Steps[:len(w.Steps)-1] { // after the last step there is nothing left to fail
+					in = h.failAfter(t, w.Kind, s.Name, in)
+					if t.Failed() {
+						t.Fatalf("at %s/%s", w.Kind, s.Name)
+					}
+				}
+			}
+		})
+	}
+}
+
+// failAfter runs a trial, cancels it while a step runs, and checks how the instance ends. It gives the instance that the
+// next trial may use.
+func (h *house) failAfter(t *testing.T, kind, step, in string) string {
+	t.Helper()
+	tr := trials()[kind]
+	if !tr.creates && in == "" {
+		in = h.createActive(t)
+	}
+	var before *dbaas.InstanceView
+	if !tr.creates {
+		before = h.view(t, in)
+	}
+	abandoned := make(chan struct{}, 1)
+	stop := h.run(t, cancelDuring(h, kind, step, func() {
+		abandoned <- struct{}{}
+		runtime.Goexit()
+	}))
+	id := tr.begin(t.Context(), t, h, in)
+	select {
+	case <-abandoned:
+	case <-time.After(30 * time.Second):
+		t.Errorf("the cleanup of %s/%s was not reached within 30 s", kind, step)
+	}
+	stop()
+	h.expireLeases(t)
+	stop = h.run(t, nil)
+	op := h.awaitEnd(t, id)
+	if op.Status != dbaas.OperationCancelled || op.Failure == nil {
+		t.Errorf("the operation ended %s with failure %v, want it cancelled with a reason", op.Status, op.Failure)
+	}
+	stop()
+	v := h.view(t, op.ResourceID)
+	if v.Fault == nil || v.Fault.Message == "" {
+		t.Error("the instance has no fault")
+	}
+	if tr.creates || tr.deletes {
+		if v.Task != dbaas.TaskError {
+			t.Errorf("the task is %s, want ERROR", v.Task)
+		}
+		h.delete(t, v.ID)
+		h.audit(t, id)
+		return ""
+	}
+	h.requireUnchanged(t, before, v)
+	return h.audit(t, id)
+}
+
+// cancelDuring makes an observer that cancels an operation of a kind while a step of it runs, and dies at the end of the
+// first try to clean up.
+func cancelDuring(h *house, kind, step string, die func()) func(engine.Point, *engine.Operation) {
+	var mu sync.Mutex
+	died := false
+	return func(at engine.Point, op *engine.Operation) {
+		if op.Kind != kind {
+			return
+		}
+		if at == engine.BeforeStep && op.Step == step && op.Status == dbaas.OperationRunning {
+			_ = h.store.Tx(context.Background(), func(tx *store.Tx) error { return tx.CancelOperation(op.ID) })
+		}
+		mu.Lock()
+		first := at == engine.AfterEffect && op.Status == dbaas.OperationFailing && !died
+		died = died || first
+		mu.Unlock()
+		if first {
+			die()
+		}
+	}
+}
+
+func (h *house) view(t *testing.T, id string) *dbaas.InstanceView {
+	t.Helper()
+	v, err := h.control.Instance(t.Context(), control.Caller{ProjectID: tester.ProjectID}, id)
+	must(t, err)
+	return v
+}
+
+// requireUnchanged compares what a tenant has before and after a change that failed: all is as before, save a volume
+// that did grow, and the database serves with the old password.
+func (h *house) requireUnchanged(t *testing.T, before, after *dbaas.InstanceView) {
+	t.Helper()
+	if after.Task != dbaas.TaskNone {
+		t.Errorf("the task is %s, want NONE", after.Task)
+	}
+	if after.FlavorID != before.FlavorID || after.ConfigurationID != before.ConfigurationID || after.VolumeSize < before.VolumeSize ||
+		after.VolumeSize > before.VolumeSize+1 || len(after.Access.AllowedCIDRs) != len(before.Access.AllowedCIDRs) {
+		t.Errorf("the instance changed:\n before %+v\n after  %+v", before.Instance, after.Instance)
+	}
+	volume, err := h.local.Volume(t.Context(), after.Guests[0].VolumeID)
+	must(t, err)
+	if volume.SizeGB != after.VolumeSize {
+		t.Errorf("the volume has %d GB, the row says %d", volume.SizeGB, after.VolumeSize)
+	}
+	if timeout := h.parameters(t, after, "timeout"); before.ConfigurationID == "" && timeout != "0" {
+		t.Errorf("timeout is %s without a configuration group", timeout)
+	}
+	h.requireServing(t, after)
+}
