@@ -54,6 +54,7 @@ func TestConversations(t *testing.T) {
 func cleanEnvironment(env *testscript.Env) [][2]string {
 	return [][2]string{
 		{"HOME", env.WorkDir + "/home"},
+		{"GORACE", "atexit_sleep_ms=0"}, // else each of some hundred processes ends a second later under the race detector
 		{"HTTP_PROXY", "http://127.0.0.1:1"}, {"http_proxy", "http://127.0.0.1:1"}, {"NO_PROXY", ""}, {"no_proxy", ""},
 	}
 }
@@ -112,7 +113,7 @@ func keys(ts *testscript.TestScript, _ bool, want []string) {
 func interrupt(ts *testscript.TestScript, _ bool, args []string) {
 	path := filepath.SplitList(ts.Getenv("PATH"))[0]
 	cmd := exec.Command(filepath.Join(path, args[1]), args[2:]...)
-	for _, name := range []string{"PATH", "HOME", "GROVE_ENDPOINT", "TMPDIR"} {
+	for _, name := range []string{"PATH", "HOME", "GROVE_ENDPOINT", "GORACE", "TMPDIR"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 	}
 	var out strings.Builder
