@@ -10,10 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"syscall"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/grove-dbaas/grove/datastore"
@@ -24,6 +22,7 @@ import (
 	"github.com/grove-dbaas/grove/internal/config"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/host"
 	"github.com/grove-dbaas/grove/internal/lifecycle"
 	"github.com/grove-dbaas/grove/internal/rpc"
 	"github.com/grove-dbaas/grove/internal/rpc/amqp"
@@ -51,7 +50,7 @@ func devCommand(o *options) *cobra.Command {
 
 // runDev serves until ctx ends.
 func runDev(ctx context.Context, c config.Config, stdout io.Writer) error {
-	unlock, err := claimDataDir(c.Data)
+	unlock, err := claimDataDir(ctx, c.Data)
 	if err != nil {
 		return err
 	}
@@ -94,28 +93,18 @@ func runDev(ctx context.Context, c config.Config, stdout io.Writer) error {
 }
 
 // claimDataDir makes the data directory and keeps other processes from using it at the same time.
-func claimDataDir(dir string) (unlock func(), err error) {
+func claimDataDir(ctx context.Context, dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("claim the data directory: %w", err)
+	f, err := host.LockFile(ctx, filepath.Join(dir, "lock"))
+	if errors.Is(err, host.ErrLocked) {
+		return nil, fmt.Errorf("another groved uses %s: stop it, or take another --data", dir)
 	}
-	if err := lock(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("another groved uses %s: stop it, or take another --data", dir), f.Close())
+	if err != nil {
+		return nil, err
 	}
 	return func() { f.Close() }, nil
-}
-
-// lock takes an exclusive lock. It tries for a moment: a child that a killed groved was just starting may hold the
-// inherited lock until it becomes its own program.
-func lock(f *os.File) error {
-	try := func() (struct{}, error) {
-		return struct{}{}, syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	}
-	_, err := backoff.Retry(context.Background(), try, backoff.WithBackOff(backoff.NewConstantBackOff(20*time.Millisecond)), backoff.WithMaxElapsedTime(time.Second))
-	return err
 }
 
 // ensureMasterKey makes the key file of a new data directory.

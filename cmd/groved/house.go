@@ -83,16 +83,17 @@ func databaseURL(c config.Config) string {
 
 // connect opens the transport: the broker's when one is configured, else the one inside the process.
 func (h *house) connect(ctx context.Context) error {
+	observe := metric.NewRPC(h.metrics).Message
 	if h.config.RPC.URL == "" {
 		h.bus = inproc.New(inproc.Options{Logger: h.logger})
-		h.transport, h.accounts = h.bus.Control(), &inproc.Accounts{}
+		h.transport, h.accounts = rpc.Measured(h.bus.Control(), clock.Real{}, observe), &inproc.Accounts{}
 		return nil
 	}
 	transport, err := amqp.Dial(ctx, amqp.Config{URL: h.config.RPC.URL, Role: amqp.RoleControl, Logger: h.logger})
 	if err != nil {
 		return err
 	}
-	h.transport = transport
+	h.transport = rpc.Measured(transport, clock.Real{}, observe)
 	h.accounts, err = amqp.NewAccounts(h.config.RPC.ManagementURL, vhost(h.config.RPC.URL), nil)
 	return err
 }
@@ -189,4 +190,3 @@ func (h *house) httpPart(name string, l net.Listener, handler http.Handler) life
 func closing(name string, c io.Closer) lifecycle.Part {
 	return lifecycle.Part{Name: name, Stop: func(context.Context) error { return c.Close() }}
 }
-

@@ -39,7 +39,7 @@ func taskmanagerCommand(o *options) *cobra.Command {
 }
 
 func taskmanagerParts(ctx context.Context, h *house) ([]lifecycle.Part, string, error) {
-	unlock, err := claimDataDir(h.config.Data)
+	unlock, err := claimDataDir(ctx, h.config.Data)
 	if err != nil {
 		return nil, "", err
 	}

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/telemetry"
 )
 
 const (
@@ -102,7 +103,10 @@ type move struct {
 
 // next decides what comes next for an operation and does it: one look at the flags, at most one step.
 func (e *Engine) next(h *hold) move {
-	kind, step, inStep := h.Kind, h.Step, h.now.Sub(h.StepSince)
+	kind, step, inStep := h.Kind, h.Step, time.Duration(0)
+	if !h.StepSince.IsZero() {
+		inStep = h.now.Sub(h.StepSince)
+	}
 	m := e.look(h)
 	m.kind, m.step, m.inStep = kind, step, inStep+m.ran
 	return m
@@ -272,7 +276,8 @@ func (e *Engine) run(h *hold, f func(context.Context, *Operation) error) (err er
 	if err := h.lease.Err(); err != nil {
 		return fmt.Errorf("the lease is over: %w", err)
 	}
-	return f(h.lease, h.Operation)
+	ctx := telemetry.WithTraceParent(telemetry.WithRequestID(h.lease, h.RequestID), h.TraceParent)
+	return f(ctx, h.Operation)
 }
 
 // judge tells what becomes of an operation after a try.
@@ -405,7 +410,7 @@ func (e *Engine) reload(ctx context.Context, h *hold, m move) (goOn bool, err er
 	if err != nil {
 		return false, fmt.Errorf("read operation %s: %w", h.ID, err)
 	}
-	if row.LeaseEpoch != h.LeaseEpoch {
+	if row.LeaseEpoch != h.LeaseEpoch || row.SupersededBy == "" {
 		return false, nil
 	}
 	h.Operation.Operation, h.record = *row, m.Step

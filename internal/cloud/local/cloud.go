@@ -13,10 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
+	"github.com/grove-dbaas/grove/internal/host"
 
 	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/dbaas"
@@ -95,12 +94,8 @@ func (c *Cloud) load(ctx context.Context) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	c.lock = f
-	if err := takeLock(ctx, f); err != nil {
+	var err error
+	if c.lock, err = host.LockFile(ctx, filepath.Join(dir, "lock")); err != nil {
 		return fmt.Errorf("%s is in use by another groved; give this one another directory: %w", c.cfg.Dir, err)
 	}
 	errs := make([]error, 5)
@@ -110,26 +105,6 @@ func (c *Cloud) load(ctx context.Context) error {
 	c.ports, errs[3] = openTable[port](filepath.Join(dir, "ports"))
 	c.security, errs[4] = openTable[securityGroup](filepath.Join(dir, "security_groups"))
 	return errors.Join(errs...)
-}
-
-// lockPatience is how long a killed groved may seem to hold its lock: a program that it was just starting has a share in
-// it until it runs.
-const lockPatience = time.Second
-
-func takeLock(ctx context.Context, f *os.File) error {
-	ctx, cancel := context.WithTimeout(ctx, lockPatience)
-	defer cancel()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 func (c *Cloud) unlock() {

@@ -112,7 +112,7 @@ func detachLoops(path string) error {
 		if err := clearLoops(loops); err != nil {
 			return err
 		}
-		time.Sleep(5 * time.Millisecond)
+		<-time.After(5 * time.Millisecond)
 	}
 	return fmt.Errorf("detach %s: its loop device is in use", path)
 }
