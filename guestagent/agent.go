@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -94,7 +95,11 @@ func (a *Agent) Close() error {
 	if units, ok := a.Host.Units.(interface{ Close() }); ok {
 		units.Close()
 	}
-	return a.Transport.Close()
+	var err error
+	if driver, ok := a.driver.(io.Closer); ok {
+		err = driver.Close()
+	}
+	return errors.Join(err, a.Transport.Close())
 }
 
 // resume starts the database after the agent's own start, unless it runs already or is to stay stopped. What fails is
@@ -107,7 +112,6 @@ func (a *Agent) resume(ctx context.Context) {
 	}
 	if err := a.bringBack(ctx); err != nil {
 		a.Logger.ErrorContext(ctx, "database not started", "error", err)
-		a.watch.failed(err)
 	}
 }
 
@@ -121,10 +125,14 @@ func (a *Agent) bringBack(ctx context.Context) error {
 
 // start mounts the volume and starts the database. The caller holds deed.
 func (a *Agent) start(ctx context.Context) error {
-	if err := a.Host.Volume.EnsureMounted(ctx); err != nil {
-		return fmt.Errorf("mount the data volume: %w", err)
+	err := a.Host.Volume.EnsureMounted(ctx)
+	if err != nil {
+		err = dbaas.WrapError(err, dbaas.Unavailable, "The data volume cannot be mounted.")
+	} else {
+		err = a.driver.Start(ctx)
 	}
-	return a.driver.Start(ctx)
+	a.watch.started(err)
+	return err
 }
 
 // Prepare implements [guest.API].
@@ -146,7 +154,7 @@ func (a *Agent) Prepare(ctx context.Context, r guest.PrepareRequest) error {
 		if err := a.saveState(); err != nil {
 			return nil, err
 		}
-		return nil, a.driver.Start(ctx)
+		return nil, a.start(ctx)
 	})
 }
 
@@ -193,8 +201,8 @@ func (a *Agent) Configure(ctx context.Context, r guest.ConfigureRequest) (*datas
 	return applied, err
 }
 
-// grow makes the filesystem as large as the volume, which a stopped guest may not have mounted yet. Where the machine can do that only while nothing uses the volume,
-// the database is stopped for it.
+// grow makes the filesystem as large as the volume, which a stopped guest may not have mounted yet. Where the machine
+// can do that only while nothing uses the volume, the database is stopped for it.
 func (a *Agent) grow(ctx context.Context) error {
 	if err := a.Host.Volume.EnsureMounted(ctx); err != nil {
 		return fmt.Errorf("mount the data volume: %w", err)
@@ -258,6 +266,9 @@ func (a *Agent) command(ctx context.Context, f guest.Fence, result any, deed fun
 	a.deed.Lock()
 	defer a.deed.Unlock()
 	defer a.watch.poke()
+	if err := ctx.Err(); err != nil {
+		return dbaas.WrapError(err, dbaas.Unavailable, "The guest was busy with another command for too long.")
+	}
 	if err := a.admit(f); err != nil {
 		return err
 	}
@@ -266,7 +277,7 @@ func (a *Agent) command(ctx context.Context, f guest.Fence, result any, deed fun
 		return err
 	}
 	if !done {
-		a.watch.calm()
+		a.watch.calm() // an order makes a new beginning
 		value, err := deed(ctx)
 		if err != nil {
 			return err
@@ -295,9 +306,14 @@ func (a *Agent) admit(f guest.Fence) error {
 	if f.GroupEpoch == a.state.GroupEpoch && f.LeaseEpoch == a.state.Leases[f.OperationID] {
 		return nil
 	}
+	before := a.state.clone()
 	a.state.GroupEpoch = f.GroupEpoch
 	a.state.remember(f.OperationID, f.LeaseEpoch)
-	return a.saveState()
+	if err := a.saveState(); err != nil {
+		a.state = before // what is not on disk was not seen
+		return err
+	}
+	return nil
 }
 
 // open decrypts what was sealed to this agent.
@@ -340,7 +356,7 @@ func (a *Agent) look(ctx context.Context) *guest.StatusReport {
 		r.Status.Status = dbaas.GuestBlocked
 		r.Status.Cause = "The volume is full: resize it, or delete data."
 	}
-	if cause := a.watch.trouble(); cause != "" && r.Status.Status != dbaas.GuestHealthy && r.Status.Cause == "" {
+	if cause := a.watch.trouble(); cause != "" && r.Status.Status != dbaas.GuestHealthy {
 		r.Status.Cause = cause
 	}
 	return r

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/host"
 	"github.com/grove-dbaas/grove/internal/secret"
 )
@@ -36,6 +38,12 @@ func (s *state) remember(operationID string, epoch int64) {
 		delete(s.Leases, s.Order[0])
 		s.Order = s.Order[1:]
 	}
+}
+
+func (s *state) clone() state {
+	c := *s
+	c.Leases, c.Order = maps.Clone(s.Leases), slices.Clone(s.Order)
+	return c
 }
 
 func openState(dir string) (state, error) {
@@ -98,7 +106,10 @@ func openKey(dir string) (*secret.PrivateKey, error) {
 }
 
 // journal remembers the answers to commands: one file each, off the data volume, written aside, synced and renamed.
-type journal struct{ dir string }
+type journal struct {
+	dir   string
+	fresh int // answers since the last pruning
+}
 
 // journalSize is how many answers are kept; a command is repeated within minutes or never.
 const journalSize = 200
@@ -140,19 +151,23 @@ func (j *journal) record(id string, value any) (json.RawMessage, error) {
 	if err := host.WriteFile(path, answer, 0o600, nil); err != nil {
 		return nil, fmt.Errorf("write the journal: %w", err)
 	}
+	if j.fresh++; j.fresh >= journalSize {
+		return answer, j.prune()
+	}
 	return answer, nil
 }
 
 // path refuses ids that are no file names.
 func (j *journal) path(id string) (string, error) {
 	if id == "" || strings.ContainsAny(id, "/\\\x00") || strings.HasPrefix(id, ".") || len(id) > 200 {
-		return "", fmt.Errorf("command id %q is not usable", id)
+		return "", dbaas.Errorf(dbaas.BadRequest, "The id of a command is a file's name, not %q.", id)
 	}
 	return filepath.Join(j.dir, id+".json"), nil
 }
 
 // prune removes the oldest answers.
 func (j *journal) prune() error {
+	j.fresh = 0
 	entries, err := os.ReadDir(j.dir)
 	if err != nil {
 		return fmt.Errorf("read the journal: %w", err)

@@ -22,6 +22,7 @@ type watch struct {
 	cause    string                // why the database does not run, in a sentence for its tenant
 	crashes  int                   // in a row
 	crashed  time.Time             // the last time
+	told     string                // identity of the process whose crash was told last; guarded by the agent's deed
 	events   []guest.ReportedEvent // not reported yet
 	latest   *guest.StatusReport   // not reported yet; only the newest counts
 	again    chan struct{}         // look now
@@ -57,19 +58,19 @@ func (w *watch) setPrepared() {
 	w.prepared = true
 }
 
-// calm forgets past crashes: an order makes a new beginning.
+// calm forgets past crashes.
 func (w *watch) calm() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.crashes, w.cause = 0, ""
 }
 
-// failed keeps the reason why the database could not be started.
-func (w *watch) failed(err error) {
+// started notes what came of a start: of an accident the tenant reads nothing, but what the driver sees.
+func (w *watch) started(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.cause = "The database could not be started."
-	if dbaas.ErrorCode(err) != dbaas.Internal {
+	w.cause = ""
+	if err != nil && dbaas.ErrorCode(err) != dbaas.Internal {
 		w.cause = dbaas.ErrorMessage(err)
 	}
 }
@@ -89,6 +90,13 @@ func (w *watch) tell(kind, message string) {
 		w.events = w.events[1:]
 	}
 	signal(w.again)
+}
+
+// untold tells whether there are events that nobody has been told.
+func (w *watch) untold() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.events) > 0
 }
 
 // offer puts a report in the place of an older one that was not sent yet.
@@ -159,57 +167,59 @@ func (a *Agent) repair(ctx context.Context) {
 	if !a.state.Prepared || !a.state.Running {
 		return
 	}
-	dead, how := a.deadUnit(ctx)
-	if dead == "" || !a.mayRestart(dead, how) {
+	dead, s := a.deadUnit(ctx)
+	if dead == "" || !a.mayRestart() {
 		return
 	}
+	a.tellCrash(dead, s)
 	if err := a.start(ctx); err != nil {
 		a.Logger.ErrorContext(ctx, "database not restarted", "error", err)
-		a.watch.failed(err)
 	}
 	a.watch.poke()
 }
 
-// deadUnit finds a unit that should run and does not, and how it ended.
-func (a *Agent) deadUnit(ctx context.Context) (name, how string) {
+// deadUnit finds a unit that should run and does not.
+func (a *Agent) deadUnit(ctx context.Context) (string, host.UnitState) {
 	for _, unit := range a.driver.Units() {
 		s, err := a.Host.Units.State(ctx, unit)
 		if err == nil && !s.Running {
-			return unit, s.ExitErr
+			return unit, s
 		}
 	}
-	return "", ""
+	return "", host.UnitState{}
 }
 
-// mayRestart notes a crash once and tells whether the back-off since the last try is over.
-func (a *Agent) mayRestart(unit, how string) bool {
+// mayRestart tells whether the back-off since the last try is over, and begins the next.
+func (a *Agent) mayRestart() bool {
 	w := a.watch
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	now := a.Clock.Now()
-	if now.Sub(w.crashed) > stableAfter {
+	since := now.Sub(w.crashed)
+	if since > stableAfter || since < 0 { // or the clock was set back
 		w.crashes = 0
 	}
-	wait := time.Duration(0)
-	if w.crashes > 0 {
-		wait = min(firstBackOff<<min(w.crashes-1, 10), mostBackOff)
-	}
-	if now.Sub(w.crashed) < wait {
-		w.mu.Unlock()
+	if w.crashes > 0 && since < min(firstBackOff<<min(w.crashes-1, 10), mostBackOff) {
 		return false
 	}
 	w.crashes, w.crashed = w.crashes+1, now
-	w.mu.Unlock()
-	if how == "" {
-		how = "it was not running"
-	}
-	a.Logger.Warn("database died", "unit", unit, "how", how)
-	w.tell("database.crashed", fmt.Sprintf("The database ended unasked (%s) and is being started again.", how))
 	return true
+}
+
+// tellCrash tells of each process that ended by itself, once.
+func (a *Agent) tellCrash(unit string, s host.UnitState) {
+	if s.ExitErr == "" || s.Started == a.watch.told {
+		return
+	}
+	a.watch.told = s.Started
+	a.Logger.Warn("database died", "unit", unit, "how", s.ExitErr)
+	a.watch.tell("database.crashed", fmt.Sprintf("The database ended unasked (%s) and is being started again.", s.ExitErr))
 }
 
 const (
 	lookEvery     = time.Second            // at a healthy database
 	lookEveryFast = 100 * time.Millisecond // while it is on its way
+	fastLooks     = 300                    // after a change; then it is not on its way any more
 )
 
 // observe looks at the database, offers what changed for reporting, and watches the disk.
@@ -218,64 +228,75 @@ func (a *Agent) observe(ctx context.Context) {
 	defer timer.Stop()
 	var last *guest.StatusReport
 	var disk diskLevel
+	fast := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 		case <-a.watch.again:
+			fast = fastLooks
 		}
 		r := a.look(ctx)
 		disk = a.watchDisk(disk, r)
-		if a.changed(last, r) {
+		news := changed(last, r)
+		if news {
+			fast = fastLooks
+		}
+		if news || a.watch.untold() {
 			a.watch.offer(r)
 			last = r
 		}
 		next := lookEvery
-		if r.Prepared && r.Status.Status != dbaas.GuestHealthy {
-			next = lookEveryFast
+		if r.Prepared && r.Status.Status != dbaas.GuestHealthy && fast > 0 {
+			next, fast = lookEveryFast, fast-1
 		}
 		timer.Reset(next)
 	}
 }
 
 // changed tells whether a look is worth a report: numbers travel with heartbeats.
-func (a *Agent) changed(last, now *guest.StatusReport) bool {
+func changed(last, now *guest.StatusReport) bool {
 	if last == nil || last.Prepared != now.Prepared {
 		return true
 	}
-	a.watch.mu.Lock()
-	events := len(a.watch.events)
-	a.watch.mu.Unlock()
 	was, is := last.Status, now.Status
-	return events > 0 || was.Status != is.Status || was.Cause != is.Cause || string(was.Observed) != string(is.Observed)
+	return was.Status != is.Status || was.Cause != is.Cause || string(was.Observed) != string(is.Observed)
 }
 
-// diskLevel is how full the volume was at the last look: 0, 75, 90 or 100 percent.
+// diskLevel is how full the volume is: 0, 75, 90 or 100 percent.
 type diskLevel int
 
 // full is when a database can no longer write: filesystems keep a little to themselves.
 func full(used, total int64) bool { return total > 0 && used >= total-total/200 }
 
-// watchDisk tells when the volume's use passes a level, upwards, or comes back below all of them.
+func levelOf(used, total int64) diskLevel {
+	switch {
+	case full(used, total):
+		return 100
+	case used >= total-total/10:
+		return 90
+	case used >= total-total/4:
+		return 75
+	}
+	return 0
+}
+
+// watchDisk tells when the volume's use passes a level, upwards, or comes back below all of them. It takes five percent
+// less to fall than to rise, so that a use that wavers is told once.
 func (a *Agent) watchDisk(was diskLevel, r *guest.StatusReport) diskLevel {
 	if r.VolumeTotal == 0 {
 		return was
 	}
-	is := diskLevel(0)
-	switch percent := r.VolumeUsed * 100 / r.VolumeTotal; {
-	case full(r.VolumeUsed, r.VolumeTotal):
-		is = 100
-	case percent >= 90:
-		is = 90
-	case percent >= 75:
-		is = 75
+	is := levelOf(r.VolumeUsed, r.VolumeTotal)
+	if is < was {
+		is = min(was, levelOf(r.VolumeUsed+r.VolumeTotal/20, r.VolumeTotal))
 	}
 	switch {
 	case is > was:
 		a.watch.tell("disk.usage", fmt.Sprintf("The volume is at least %d %% full (%d of %d MiB).", is, r.VolumeUsed>>20, r.VolumeTotal>>20))
 	case is == 0 && was > 0:
-		a.watch.tell("disk.recovered", "The volume is less than 75 % full again.")
+		a.watch.tell("disk.recovered", "The volume is no longer 75 % full.")
 	}
 	return is
 }
