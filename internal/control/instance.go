@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/url"
+	"strconv"
 
 	"github.com/google/uuid"
 
@@ -234,7 +237,7 @@ func (s *Service) Credentials(ctx context.Context, c Caller, id string) (*Creden
 	}
 	cr := &Credentials{Username: m.Username, Password: string(password)}
 	if len(v.Addresses) > 0 {
-		cr.URI = fmt.Sprintf("%s://%s:%s@%s:%d", m.URIScheme, cr.Username, cr.Password, v.Addresses[0].Address, m.URIPort)
+		cr.URI = uri(m, url.UserPassword(cr.Username, cr.Password), v.Addresses[0].Address)
 	}
 	return cr, nil
 }
@@ -245,7 +248,12 @@ func (s *Service) URI(v *dbaas.InstanceView) string {
 	if !ok || len(v.Addresses) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s://%s@%s:%d", m.URIScheme, m.Username, v.Addresses[0].Address, m.URIPort)
+	return uri(m, url.User(m.Username), v.Addresses[0].Address)
+}
+
+func uri(m *datastore.Manifest, who *url.Userinfo, address string) string {
+	u := url.URL{Scheme: m.URIScheme, User: who, Host: net.JoinHostPort(address, strconv.Itoa(m.URIPort))}
+	return u.String()
 }
 
 // The kinds of secrets.

@@ -15,10 +15,10 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
-	"github.com/grove-dbaas/grove/internal/host"
 
 	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/host"
 )
 
 // Cloud is the local cloud. It is safe for concurrent use.

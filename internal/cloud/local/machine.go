@@ -149,7 +149,7 @@ func (c *Cloud) do(ctx context.Context, m *machine, id string, s *server) error 
 	case taskRevert:
 		s.FlavorID, s.OldFlavorID = s.OldFlavorID, ""
 	case taskRebuild:
-		if err := os.RemoveAll(filepath.Join(c.serverDir(s.GuestID), agentName)); err != nil {
+		if err := removeAll(filepath.Join(c.serverDir(s.GuestID), agentName)); err != nil {
 			return fmt.Errorf("rebuild server: %w", err)
 		}
 	}
