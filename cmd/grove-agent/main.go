@@ -54,7 +54,7 @@ func run(ctx context.Context, configFile string) error {
 	if err != nil {
 		return err
 	}
-	spec, err := host.ReadSpec(os.Getenv(host.SpecEnv))
+	spec, err := machineOf(b)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func run(ctx context.Context, configFile string) error {
 		return err
 	}
 	agent, err := guestagent.New(guestagent.Config{
-		Bootstrap: b, Host: machine, Datastore: d, Transport: transport, Version: version, Logger: logger,
+		Bootstrap: b.Bootstrap, Host: machine, Datastore: d, Transport: transport, Version: version, Logger: logger,
 	})
 	if err != nil {
 		return errors.Join(err, transport.Close())
@@ -79,18 +79,36 @@ func run(ctx context.Context, configFile string) error {
 	return errors.Join(agent.Run(ctx), agent.Close())
 }
 
-func readBootstrap(path string) (b guest.Bootstrap, err error) {
+// bootstrap is what the file says: what the control plane gave, and, where no environment variable names another file
+// for it, the machine.
+type bootstrap struct {
+	guest.Bootstrap
+	Host *host.Spec `json:"host,omitempty"`
+}
+
+func readBootstrap(path string) (b bootstrap, err error) {
 	text, err := os.ReadFile(path)
 	if err == nil {
 		err = json.Unmarshal(text, &b)
 	}
-	if err == nil && b.RPCURL == "" {
-		err = errors.New("it names no rpc_url")
+	if err == nil && (b.GuestID == "" || b.RPCURL == "" || len(b.RPCKey) == 0) {
+		err = errors.New("it needs guest_id, rpc_url and rpc_key")
 	}
 	if err != nil {
 		err = fmt.Errorf("read %s: %w", path, err)
 	}
 	return b, err
+}
+
+// machineOf tells what the agent's machine is like.
+func machineOf(b bootstrap) (host.Spec, error) {
+	if path := os.Getenv(host.SpecEnv); path != "" {
+		return host.ReadSpec(path)
+	}
+	if b.Host == nil {
+		return host.Spec{}, fmt.Errorf("the machine is not described: set %s to a file, or host in the configuration", host.SpecEnv)
+	}
+	return *b.Host, nil
 }
 
 func find(name string) (datastore.Datastore, error) {
