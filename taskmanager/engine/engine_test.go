@@ -83,7 +83,10 @@ func (r *rig) row(id string) *dbaas.Operation {
 func (r *rig) settle(id string) *dbaas.Operation {
 	r.t.Helper()
 	for range 10_000 {
-		if op := r.process("" + id); op.Status.Ended() {
+		if _, err := r.ProcessOne(context.Background(), ""); err != nil {
+			r.t.Fatal(err)
+		}
+		if op := r.row(id); op.Status.Ended() {
 			return op
 		}
 		d, _ := r.NextDue(context.Background(), minute)

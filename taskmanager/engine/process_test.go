@@ -82,6 +82,9 @@ func TestRetriesDoubleUpToACap(t *testing.T) {
 	if op := r.row(id); op.Attempt != 9 || op.Status != dbaas.OperationRunning {
 		t.Errorf("attempt %d, %s", op.Attempt, op.Status)
 	}
+	if events := r.events(); len(events) != 1 {
+		t.Errorf("retries are events: %q", events)
+	}
 	if h := r.history(id); len(h) != 9 || h[1] != "one 2 retry An internal error occurred; the operator's log has the details." {
 		t.Errorf("history %q", h)
 	}
@@ -91,6 +94,22 @@ func TestJitterTakesOffUpToHalf(t *testing.T) {
 	b := Backoff{First: 4 * time.Second, Most: minute, Random: func() float64 { return 0.999999 }}
 	if d := b.After(1); d < 2*time.Second || d > 2*time.Second+time.Millisecond {
 		t.Errorf("with the largest jitter %s", d)
+	}
+}
+
+func TestBackoffNeverOverflows(t *testing.T) {
+	b := Backoff{First: time.Second, Most: minute, Random: func() float64 { return 0 }}
+	if d := b.After(1_000); d != minute {
+		t.Errorf("after a thousand tries %s", d)
+	}
+}
+
+func TestAStepThatWasFencedSavesNothing(t *testing.T) {
+	r := newRig(t, []Workflow{workflow("create", func(string, *Operation) error { return ErrLeaseLost }, "one")})
+	id := r.start("create")
+	r.process(id)
+	if op := r.row(id); op.Attempt != 0 || op.LeaseOwner != "w1" || len(r.history(id)) != 0 {
+		t.Errorf("saved %+v, history %q", op, r.history(id))
 	}
 }
 

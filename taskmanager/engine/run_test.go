@@ -317,3 +317,21 @@ func TestQueueKeepsEachIDOnceAndIsBounded(t *testing.T) {
 		t.Errorf("%d ids queued", len(q.ids))
 	}
 }
+
+func TestQueueLooksAgainAtWhatIsBusy(t *testing.T) {
+	q := newQueue()
+	if !q.begin("a") || q.begin("a") { // the second is a worker that took a nudge off the queue meanwhile
+		t.Fatal("two workers may begin at once")
+	}
+	q.end("a")
+	if id, _ := q.take(); id != "a" {
+		t.Errorf("took %q after the first was done", id)
+	}
+	if !q.begin("a") {
+		t.Error("still busy")
+	}
+	q.end("a")
+	if id, ok := q.take(); ok {
+		t.Errorf("took %q though nobody asked", id)
+	}
+}
