@@ -217,7 +217,7 @@ func (a *Agent) tellCrash(unit string, s host.UnitState) {
 }
 
 const (
-	lookEvery     = time.Second            // at a healthy database
+	lookEvery     = 2 * time.Second        // at a healthy database: what is urgent is told by its units
 	lookEveryFast = 100 * time.Millisecond // while it is on its way
 	fastLooks     = 300                    // after a change; then it is not on its way any more
 )
