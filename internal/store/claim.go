@@ -17,7 +17,12 @@ import (
 const claimable = `ended_at = 0 AND parked_by = '' AND lease_until <= @now
 	AND NOT EXISTS (SELECT 1 FROM operations p WHERE p.parked_by = o.id AND p.parked_by <> '' AND p.lease_until > @now)`
 
+// free is when nobody held the operation any more and it was due.
+const free = `(CASE WHEN wake_at > lease_until THEN wake_at ELSE lease_until END)`
+
+// The time in which nobody came, beyond the length of a lease, does not count against the step.
 const lease = `UPDATE operations AS o SET
+	step_since = step_since + CASE WHEN step_since > 0 AND @now - ` + free + ` > @lease THEN @now - ` + free + ` - @lease ELSE 0 END,
 	lease_owner = @worker, lease_until = @now + @lease, lease_epoch = lease_epoch + 1, updated_at = @now`
 
 // Claim implements engine.Store. The lease condition stands in the sub-select, which finds a row, and again outside,
@@ -80,7 +85,7 @@ const save = `UPDATE operations SET
 	superseded_by = CASE WHEN @superseded AND superseded_by = @kind THEN '' ELSE superseded_by END,
 	cancel = CASE WHEN @superseded THEN FALSE ELSE cancel END,
 	child_failure = CASE WHEN @superseded THEN '' ELSE child_failure END
-WHERE id = @id AND lease_epoch = @lease_epoch AND ended_at = 0`
+WHERE id = @id AND lease_epoch = @lease_epoch AND ended_at = 0 AND NOT (@ended AND superseded_by <> '')`
 
 // Save implements engine.Store.
 func (s *Store) Save(ctx context.Context, op *dbaas.Operation, how engine.Save) error {
@@ -95,7 +100,7 @@ func (s *Store) Save(ctx context.Context, op *dbaas.Operation, how engine.Save) 
 			return tx.failed("save operation", err)
 		}
 		if len(rows) == 0 {
-			return engine.ErrLeaseLost
+			return tx.refused(op)
 		}
 		saved = rows[0]
 		return tx.savedWith(&saved, how)
@@ -104,6 +109,14 @@ func (s *Store) Save(ctx context.Context, op *dbaas.Operation, how engine.Save) 
 		*op = saved
 	}
 	return err
+}
+
+// refused tells why a save found no row: the lease is another's, or a delete was accepted before the end.
+func (tx *Tx) refused(op *dbaas.Operation) error {
+	if err := tx.holds(tx.db, op); err != nil {
+		return err
+	}
+	return engine.ErrSuperseded
 }
 
 // saved is what a save writes.
@@ -124,7 +137,7 @@ func (tx *Tx) saved(op *dbaas.Operation, how engine.Save) (map[string]any, error
 		"id": op.ID, "lease_epoch": op.LeaseEpoch, "now": now,
 		"kind": op.Kind, "status": op.Status, "step": op.Step, "step_number": op.StepNumber, "step_total": op.StepTotal,
 		"state": state, "attempt": op.Attempt, "step_since": op.StepSince, "progress": op.Progress, "failure": failure,
-		"seen_wake_at": op.WakeAt, "wake_at": now.Add(how.WakeAfter), "superseded": how.Superseded,
+		"seen_wake_at": op.WakeAt, "wake_at": now.Add(how.WakeAfter), "superseded": how.Superseded, "ended": how.Ended,
 		"lease_until": now.Add(how.Keep), "lease_owner": "", "ended_at": dbaas.Instant(0),
 	}
 	if how.Keep > 0 {

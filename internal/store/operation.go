@@ -41,7 +41,7 @@ func (tx *Tx) insertOperation(op *dbaas.Operation) error {
 		return err
 	}
 	now := tx.Now()
-	op.Status, op.CreatedAt, op.UpdatedAt, op.WakeAt, op.StepSince = dbaas.OperationRunning, now, now, now, now
+	op.Status, op.CreatedAt, op.UpdatedAt, op.WakeAt = dbaas.OperationRunning, now, now, now
 	return tx.failed("insert operation", tx.db.Create(op).Error)
 }
 

@@ -121,7 +121,7 @@ func testHeartbeats(t *testing.T, s *Store) {
 func TestHeartbeatBatchesAtOnce(t *testing.T) { onBoth(t, testHeartbeatBatches) }
 
 func testHeartbeatBatches(t *testing.T, s *Store) {
-	const guests, rounds = 500, 6
+	const guests, rounds = 200, 4
 	errs := together(4, func(k int) error {
 		for n := 1; n <= rounds; n++ {
 			var batch []dbaas.Heartbeat
