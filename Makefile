@@ -48,7 +48,7 @@ bench: go ## measure, and print the tables of docs/performance.md
 	@deploy/dev/bench.sh
 
 .PHONY: simulate
-simulate: go ## random histories from seeds (SEEDS=100000, SEED=first seed)
+simulate: go ## play random histories of the engine (SEEDS=100000), or show one (SEED=n)
 	@deploy/dev/simulate.sh
 
 .PHONY: fuzz
