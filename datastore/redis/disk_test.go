@@ -77,8 +77,8 @@ func TestFullDisk(t *testing.T) {
 			}
 		}
 		grow()
-		testbed.Eventually(t, 20*time.Second, func() error { return g.tenant(t).Set(t.Context(), "more", "yes", 0).Err() })
 		datastoretest.Await(t, g, dbaas.GuestHealthy)
+		testbed.Eventually(t, 20*time.Second, func() error { return g.tenant(t).Set(t.Context(), "more", "yes", 0).Err() })
 		if v, err := g.tenant(t).Get(t.Context(), "kept").Result(); v != "yes" {
 			t.Errorf("the data are lost: %q, %v", v, err)
 		}
