@@ -59,6 +59,7 @@ CREATE TABLE configurations (
     deleted_at           BIGINT NOT NULL DEFAULT 0
 );
 CREATE INDEX configurations_by_project ON configurations (project_id, id) WHERE deleted_at = 0;
+CREATE INDEX configurations_live ON configurations (id) WHERE deleted_at = 0;
 CREATE INDEX configurations_deleted ON configurations (deleted_at) WHERE deleted_at > 0;
 
 -- "groups" is a reserved word in some dialects.

@@ -54,12 +54,12 @@ func attachedTo(db *gorm.DB, id string) *gorm.DB {
 
 // ConfigurationFilter says which configuration groups to list, and from where.
 type ConfigurationFilter struct {
-	ProjectID string
-	Limit     int // 0: all
+	ProjectID string // "": of all projects
+	Limit     int    // 0: all
 	Marker    string
 }
 
-// ListConfigurations reads a page of a project's configuration groups in the order of their ids.
+// ListConfigurations reads a page of configuration groups in the order of their ids.
 func (s *Store) ListConfigurations(ctx context.Context, f ConfigurationFilter) (list []dbaas.Configuration, more bool, err error) {
 	err = configurationPage(s.read.WithContext(ctx), f).Find(&list).Error
 	list, more = page(list, f.Limit)
@@ -67,7 +67,10 @@ func (s *Store) ListConfigurations(ctx context.Context, f ConfigurationFilter) (
 }
 
 func configurationPage(db *gorm.DB, f ConfigurationFilter) *gorm.DB {
-	q := db.Model(&dbaas.Configuration{}).Where("project_id = ? AND deleted_at = 0 AND id > ?", f.ProjectID, f.Marker)
+	q := db.Model(&dbaas.Configuration{}).Where("deleted_at = 0 AND id > ?", f.Marker)
+	if f.ProjectID != "" {
+		q = q.Where("project_id = ?", f.ProjectID)
+	}
 	return limited(q.Order("id"), f.Limit)
 }
 

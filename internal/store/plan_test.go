@@ -50,11 +50,14 @@ func listQueries(s *Store, rows int) (all []listed) {
 			return func(db *gorm.DB) *gorm.DB { return eventPage(db, f) }
 		}
 		all = append(all,
-			listed{name + " instances", instances(false), &[]viewRow{}},
-			listed{name + " instances and members", instances(true), &[]viewRow{}},
-			listed{name + " guests", func(db *gorm.DB) *gorm.DB { return s.guestQuery(db, ids) }, &[]guestRow{}},
+			listed{name + " instances", instances(false), &[]map[string]any{}},
+			listed{name + " instances and members", instances(true), &[]map[string]any{}},
+			listed{name + " guests", func(db *gorm.DB) *gorm.DB { return s.guestQuery(db, ids) }, &[]map[string]any{}},
 			listed{name + " configurations", func(db *gorm.DB) *gorm.DB {
 				return configurationPage(db, ConfigurationFilter{ProjectID: testProject, Limit: limit, Marker: manyID(min(n/21, 2000), 3)})
+			}, &[]dbaas.Configuration{}},
+			listed{name + " configurations of all projects", func(db *gorm.DB) *gorm.DB {
+				return configurationPage(db, ConfigurationFilter{Limit: limit, Marker: manyID(min(n/21, 2000), 3)})
 			}, &[]dbaas.Configuration{}},
 			listed{name + " instances of a configuration", func(db *gorm.DB) *gorm.DB {
 				return configurationInstancePage(db, manyID(1, 3), limit, after)
@@ -74,7 +77,7 @@ func listQueries(s *Store, rows int) (all []listed) {
 	one := func(db *gorm.DB) *gorm.DB {
 		return viewQuery(db, db.Model(&dbaas.Instance{}).Where("id = ? AND deleted_at = 0", manyID(rows/2, 0)))
 	}
-	return append(all, listed{"show", one, &[]viewRow{}})
+	return append(all, listed{"show", one, &[]map[string]any{}})
 }
 
 // manyRows tells that a page has enough rows to judge by.

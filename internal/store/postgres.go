@@ -107,13 +107,19 @@ type textArray []string
 // Value implements driver.Valuer by PostgreSQL's array literal.
 func (a textArray) Value() (driver.Value, error) {
 	var b strings.Builder
+	b.Grow(len(a) * 40)
 	b.WriteByte('{')
 	for i, s := range a {
 		if i > 0 {
 			b.WriteByte(',')
 		}
 		b.WriteByte('"')
-		b.WriteString(strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s))
+		for _, c := range []byte(s) {
+			if c == '\\' || c == '"' {
+				b.WriteByte('\\')
+			}
+			b.WriteByte(c)
+		}
 		b.WriteByte('"')
 	}
 	b.WriteByte('}')

@@ -296,6 +296,14 @@ func testConfigurations(t *testing.T, s *Store) {
 	if err != nil || more || len(list) != 2 || list[1].ID != ids[4] {
 		t.Errorf("last page %+v %t %v", list, more, err)
 	}
+	do(t, s, func(tx *Tx) error {
+		return tx.InsertConfiguration(&dbaas.Configuration{ProjectID: "other", Name: "theirs", DatastoreVersionID: testVersion})
+	})
+	for project, want := range map[string]int{"": 5, testProject: 4, "other": 1, "nobody": 0} {
+		if list, _, err := s.ListConfigurations(t.Context(), ConfigurationFilter{ProjectID: project}); len(list) != want || err != nil {
+			t.Errorf("project %q has %d groups (%v), want %d", project, len(list), err, want)
+		}
+	}
 	page, more, err := s.ConfigurationInstances(t.Context(), ids[1], 2, "")
 	if err != nil || !more || len(page) != 2 || page[0].ID != attached[0] {
 		t.Errorf("instances %+v %t %v", page, more, err)

@@ -49,8 +49,8 @@ INSERT INTO instances (id, project_id, group_id, cluster_id, replica_of, name, d
 INSERT INTO guests (id, instance_id, group_id, project_id, queue, status, boot_id, sequence, observed, created_at, updated_at)
 	SELECT ID2, ID0, ID1, 'demo', 'q' || n, 'healthy', 'b', 1, '{"role":"master"}', n, n FROM SERIES;
 INSERT INTO heartbeats (guest_id, boot_id, sequence, seen_at, metrics) SELECT ID2, 'b', 1, n, '{"memory":1}' FROM SERIES;
-INSERT INTO configurations (id, project_id, name, datastore_version_id, parameters, created_at, updated_at)
-	SELECT ID3, 'demo', 'c' || n, '` + testVersion + `', '{}', n, n FROM SERIES WHERE n <= 5000;
+INSERT INTO configurations (id, project_id, name, datastore_version_id, parameters, created_at, updated_at, deleted_at)
+	SELECT ID3, 'demo', 'c' || n, '` + testVersion + `', '{}', n, n, CASE WHEN n > 10 AND n <= 200 THEN n ELSE 0 END FROM SERIES WHERE n <= 5000;
 INSERT INTO operations (id, kind, project_id, resource_type, resource_id, status, created_at, updated_at, wake_at, ended_at)
 	SELECT ID4, 'create_instance', 'demo', 'instance', CASE WHEN n % 2 = 0 THEN ID0 ELSE 'busy' || (n % 20) END,
 	CASE WHEN n % 100 = 3 THEN 'running' WHEN n % 10 = 4 THEN 'failed' ELSE 'succeeded' END, n, n, n,
