@@ -274,6 +274,10 @@ func (h *house) workOne(ctx context.Context, fail func(kind string) string) bool
 	}
 	if op.SupersededBy != "" {
 		op.Kind = op.SupersededBy
+		if err := h.store.Save(ctx, op, engine.Save{Keep: time.Minute, NewStep: true, Superseded: true}); err != nil {
+			h.t.Errorf("take over as %s: %v", op.Kind, err)
+			return true
+		}
 	}
 	failure := fail(op.Kind)
 	err = h.store.Tx(ctx, func(tx *store.Tx) error { return effect(tx, op, failure) })
@@ -285,7 +289,8 @@ func (h *house) workOne(ctx context.Context, fail func(kind string) string) bool
 		op.Status, op.Failure = dbaas.OperationFailed, &dbaas.Fault{Message: failure, Details: "what only operators see"}
 	}
 	step := &dbaas.OperationStep{Kind: op.Kind, Step: "finish", Attempt: 1, Outcome: "done", Message: "what only operators see"}
-	if err := h.store.Save(ctx, op, engine.Save{Ended: true, Step: step}); err != nil && ctx.Err() == nil {
+	err = h.store.Save(ctx, op, engine.Save{Ended: true, Step: step})
+	if err != nil && !errors.Is(err, engine.ErrSuperseded) && ctx.Err() == nil {
 		h.t.Errorf("save: %v", err)
 	}
 	return true
