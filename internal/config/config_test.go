@@ -78,6 +78,30 @@ func TestEffectiveMasksSecrets(t *testing.T) {
 	}
 }
 
+// TestEffectiveMasksEveryForm: a database takes its password in several places of a URL.
+func TestEffectiveMasksEveryForm(t *testing.T) {
+	for _, url := range []string{"postgres://h/grove?sslmode=disable&password=s3cret", "postgres://u:s3cret@h/grove?sslpassword=s3cret", "postgres:s3cret", "\x7f s3cret"} {
+		c := config.Defaults()
+		c.Database.URL = url
+		text, err := config.Effective(c)
+		if err != nil || strings.Contains(string(text), "s3cret") {
+			t.Errorf("%s is shown (%v):\n%s", url, err, text)
+		}
+		if strings.Contains(url, "sslmode") && !strings.Contains(string(text), "sslmode=disable") {
+			t.Errorf("more than the secret is hidden:\n%s", text)
+		}
+	}
+}
+
+func TestNegativeTimesAreRefused(t *testing.T) {
+	c := config.Defaults()
+	c.Retention.Events, c.API.ShutdownWait = -1, -1
+	err := c.Validate()
+	if err == nil || !strings.Contains(err.Error(), "retention.events") || !strings.Contains(err.Error(), "api.shutdown_wait") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestPageMatchesCode compares docs/configuration.md with the struct: every option is on the page and every option on
 // the page exists.
 func TestPageMatchesCode(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -123,6 +124,14 @@ func (c *Config) validateLimits(say sayFunc) {
 			say("quotas", "%s: %d is not a resource with a limit", resource, n)
 		}
 	}
+	for option, d := range map[string]time.Duration{
+		"retention.operations": c.Retention.Operations, "retention.events": c.Retention.Events,
+		"retention.idempotency": c.Retention.Idempotency, "retention.deleted": c.Retention.Deleted, "api.shutdown_wait": c.API.ShutdownWait,
+	} {
+		if d < 0 {
+			say(option, "must not be negative")
+		}
+	}
 	if c.MaxVolumeSize < 1 {
 		say("max_volume_size", "must be at least 1 GB")
 	}
@@ -181,8 +190,15 @@ func mask(v reflect.Value) {
 
 func maskURL(s string) string {
 	u, err := url.Parse(s)
-	if err != nil {
+	if err != nil || u.Opaque != "" {
 		return "***"
+	}
+	q := u.Query()
+	for name := range q {
+		if strings.Contains(strings.ToLower(name), "password") {
+			q.Set(name, "xxxxx")
+			u.RawQuery = q.Encode()
+		}
 	}
 	return u.Redacted()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
 
@@ -150,7 +149,10 @@ func (s *Service) changeConfiguration(ctx context.Context, c Caller, id string, 
 	}
 	var operationIDs []string
 	err = s.Store.Tx(ctx, func(tx *store.Tx) error {
-		operationIDs = operationIDs[:0]
+		operationIDs = nil
+		if _, err := lockAttached(tx, id); err != nil { // instances are locked before their group
+			return err
+		}
 		group, err := tx.Configuration(id)
 		if err != nil {
 			return err
@@ -195,13 +197,12 @@ func updateGroup(tx *store.Tx, group *dbaas.Configuration, u UpdateConfiguration
 
 // reconfigureInstances enqueues an operation for each instance that the group is attached to.
 func (s *Service) reconfigureInstances(ctx context.Context, tx *store.Tx, c Caller, group *dbaas.Configuration, previous map[string]any, password bool) ([]string, error) {
-	instances, err := tx.ConfigurationInstances(group.ID)
+	instances, err := lockAttached(tx, group.ID)
 	if err != nil {
 		return nil, err
 	}
 	var operationIDs []string
-	for i := range instances {
-		in := &instances[i]
+	for _, in := range instances {
 		if err := requireIdle(tx, in); err != nil {
 			return nil, err
 		}
@@ -212,6 +213,26 @@ func (s *Service) reconfigureInstances(ctx context.Context, tx *store.Tx, c Call
 		operationIDs = append(operationIDs, id)
 	}
 	return operationIDs, nil
+}
+
+// lockAttached locks the instances that have the group attached, and gives them as they are then.
+func lockAttached(tx *store.Tx, configurationID string) ([]*dbaas.Instance, error) {
+	list, err := tx.ConfigurationInstances(configurationID)
+	if err != nil {
+		return nil, err
+	}
+	var locked []*dbaas.Instance
+	for i := range list {
+		in, err := tx.Instance(list[i].ID)
+		switch {
+		case dbaas.ErrorCode(err) == dbaas.NotFound: // deleted meanwhile
+		case err != nil:
+			return nil, err
+		case in.ConfigurationID == configurationID:
+			locked = append(locked, in)
+		}
+	}
+	return locked, nil
 }
 
 // DeleteConfiguration deletes a group that is attached nowhere.
@@ -337,16 +358,16 @@ func dropGroupSecrets(tx *store.Tx, group *dbaas.Configuration, keep map[string]
 	return nil
 }
 
-// groupPassword gives the account's password that a group sets, nil when it sets none.
+// groupPassword gives the account's password that a group sets, nil when it sets none: the one secret that a group has.
 func groupPassword(tx *store.Tx, group *dbaas.Configuration) ([]byte, error) {
-	for _, name := range group.SecretNames {
-		id, err := tx.FindSecret(group.ID, secretValuePrefix+strings.ToLower(name))
-		if err != nil || id == "" {
-			return nil, err
-		}
-		return tx.RevealSecret(id)
+	if len(group.SecretNames) == 0 {
+		return nil, nil
 	}
-	return nil, nil
+	id, err := tx.FindSecret(group.ID, secretValuePrefix+group.SecretNames[0])
+	if err != nil || id == "" {
+		return nil, err
+	}
+	return tx.RevealSecret(id)
 }
 
 // takePassword lets a group's password stand in for the generated one of a new instance.

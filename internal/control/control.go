@@ -132,13 +132,13 @@ func (s *Service) nudge(ctx context.Context, operationIDs ...string) {
 	if s.Transport == nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), nudgeTimeout)
+	defer cancel()
 	for _, id := range operationIDs {
 		args, _ := encode(Nudge{OperationID: id})
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), nudgeTimeout)
 		err := s.Transport.Cast(ctx, &rpc.Envelope{
-			ID: newID(), Topic: rpc.TopicTaskmanager, Method: MethodNudge, Version: 1, Args: args, Sender: s.Node,
+			ID: newID(), Topic: rpc.TopicTaskmanager, Method: MethodNudge, Version: rpc.ArgsVersion, Args: args, Sender: s.Node,
 		})
-		cancel()
 		if err != nil {
 			s.Logger.DebugContext(ctx, "nudge not delivered", "operation", id, "error", err)
 		}

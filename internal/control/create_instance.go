@@ -51,9 +51,6 @@ func (s *Service) CreateInstance(ctx context.Context, c Caller, r CreateInstance
 	created := &Created{Password: secret.GeneratePassword()}
 	in := newInstance(c, r, version, s.Region)
 	err = s.Store.Tx(ctx, func(tx *store.Tx) error {
-		if err := tx.LockProject(in.ProjectID); err != nil {
-			return err
-		}
 		configured, err := s.configurationFor(ctx, tx, c, in, version)
 		if err != nil {
 			return err
@@ -63,10 +60,13 @@ func (s *Service) CreateInstance(ctx context.Context, c Caller, r CreateInstance
 				return err
 			}
 		}
+		if err := tx.LockProject(in.ProjectID); err != nil { // as late as may be: it lets one request at a time pass
+			return err
+		}
 		if err := insertInstance(tx, in, created); err != nil {
 			return err
 		}
-		if err := s.requireQuota(tx, in.ProjectID); err != nil {
+		if err := s.requireQuota(tx, in.ProjectID, dbaas.QuotaInstances, dbaas.QuotaVolumes, dbaas.QuotaRAM); err != nil {
 			return err
 		}
 		created.OperationID, err = s.enqueue(tx, c, change{kind: "create_instance", instance: in, after: sizes(in)})
@@ -158,14 +158,15 @@ func (s *Service) requireVolumeSize(gb int) error {
 	return nil
 }
 
-// requireQuota recounts what the project has, the new rows included, under the lock on its row.
-func (s *Service) requireQuota(tx *store.Tx, projectID string) error {
+// requireQuota recounts what the project has, the new rows included, under the lock on its row. Only the resources of
+// which the request takes more are in question: a project that is over a limit may still change the rest.
+func (s *Service) requireQuota(tx *store.Tx, projectID string, more ...string) error {
 	usages, err := tx.Usage(projectID, s.Quotas)
 	if err != nil {
 		return err
 	}
 	for _, u := range usages {
-		if u.Limit >= 0 && u.InUse > u.Limit {
+		if u.Limit >= 0 && u.InUse > u.Limit && slices.Contains(more, u.Resource) {
 			return dbaas.Errorf(dbaas.OverLimit, "Quota exceeded: this would take %s to %d, the limit is %d.", u.Resource, u.InUse, u.Limit)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -169,7 +170,9 @@ func (s *Service) findVersion(ctx context.Context, datastoreName, version, numbe
 		return nil, dbaas.Errorf(dbaas.NotFound, "Datastore %q not found.", datastoreName)
 	}
 	if version == "" && number == "" {
-		version = datastores[i].DefaultVersionID
+		if version = datastores[i].DefaultVersionID; version == "" {
+			return nil, dbaas.WrapError(errNoVersion, dbaas.NotFound, "Datastore %s has no version that is active here.", datastores[i].Name)
+		}
 	}
 	v, err := pickVersion(versions, datastores[i], version, number)
 	if err != nil {
@@ -192,7 +195,7 @@ func pickVersion(versions []dbaas.DatastoreVersion, d dbaas.Datastore, version, 
 	case 1:
 		return found[0], nil
 	case 0:
-		return dbaas.DatastoreVersion{}, dbaas.WrapError(errNoVersion, dbaas.NotFound, "Datastore %s has no version %q.", d.Name, version+number)
+		return dbaas.DatastoreVersion{}, dbaas.WrapError(errNoVersion, dbaas.NotFound, "Datastore %s has no version %q.", d.Name, strings.TrimSpace(version+" "+number))
 	default:
 		return dbaas.DatastoreVersion{}, dbaas.Errorf(dbaas.BadRequest, "Datastore %s has several versions %q: name one by id or version number.", d.Name, version)
 	}

@@ -138,7 +138,7 @@ func (s *Service) DeleteInstance(ctx context.Context, c Caller, id string) (stri
 			return err
 		}
 		operationID = running.ID
-		if err := tx.Supersede(running.ID, kindDelete); err != nil {
+		if err := tx.Supersede(running.ID, kindDelete, c.UserID); err != nil {
 			return err
 		}
 		return tx.InsertEvent(newEvent(c, ch, running.ID))
@@ -169,8 +169,9 @@ func requireDeletable(tx *store.Tx, in *dbaas.Instance) error {
 	return nil
 }
 
-// ResetStatus clears what keeps an instance from being changed or deleted: a running operation is cancelled, an ERROR
-// becomes ACTIVE. What the guest says is unknown until it reports again.
+// ResetStatus clears what keeps an instance from being changed or deleted: a running operation is cancelled, whose id it
+// gives; where none runs, an ERROR or a status that nobody is working on becomes ACTIVE (ERROR while deleting). What the
+// guest says is unknown until it reports again.
 func (s *Service) ResetStatus(ctx context.Context, c Caller, id string) (string, error) {
 	var operationID string
 	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
@@ -186,9 +187,7 @@ func (s *Service) ResetStatus(ctx context.Context, c Caller, id string) (string,
 			operationID = op.ID
 			return tx.CancelOperation(op.ID)
 		}
-		if in.Task == dbaas.TaskError {
-			in.Task = dbaas.TaskNone
-		}
+		resetTask(in)
 		if err := tx.UpdateInstance(in); err != nil {
 			return err
 		}
@@ -198,6 +197,20 @@ func (s *Service) ResetStatus(ctx context.Context, c Caller, id string) (string,
 		s.nudge(ctx, operationID)
 	}
 	return operationID, err
+}
+
+func resetTask(in *dbaas.Instance) {
+	switch {
+	case in.Task.Idle():
+		return
+	case in.Task == dbaas.TaskDeleting:
+		in.Task = dbaas.TaskError
+	default:
+		in.Task = dbaas.TaskNone
+	}
+	if in.Applied == nil { // its create failed: there is nothing else that a failed change could go back to
+		in.Applied = in.Shape()
+	}
 }
 
 func forgetGuestStatus(tx *store.Tx, instanceID string) error {
@@ -292,11 +305,18 @@ func (s *Service) sizing(ctx context.Context, in *dbaas.Instance) (datastore.Siz
 	return datastore.Sizing{FlavorRAM: flavor.RAM, VolumeSize: in.VolumeSize}, nil
 }
 
-// RevealSecret gives the value of a secret by id, for answers that are repeated under an idempotency key. It gives
-// dbaas.NotFound when the secret has been replaced since.
+// RevealSecret gives the value of an instance's secret by id, for answers that are repeated under an idempotency key. It
+// gives dbaas.NotFound when the secret has been replaced since, its instance is gone, or is another project's.
 func (s *Service) RevealSecret(ctx context.Context, c Caller, secretID string) (string, error) {
 	var value []byte
-	err := s.Store.Tx(ctx, func(tx *store.Tx) (err error) {
+	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+		row, err := tx.Secret(secretID)
+		if err != nil {
+			return err
+		}
+		if _, err := ownInstance(tx, c, row.OwnerID); err != nil {
+			return err
+		}
 		value, err = tx.RevealSecret(secretID)
 		return err
 	})

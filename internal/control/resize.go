@@ -18,7 +18,7 @@ func (s *Service) ResizeVolume(ctx context.Context, c Caller, id string, gb int)
 		}
 		before := sizes(in)
 		in.VolumeSize = gb
-		return s.resized(tx, in, "resize_volume", before)
+		return s.resized(tx, in, "resize_volume", before, dbaas.QuotaVolumes)
 	})
 }
 
@@ -29,28 +29,32 @@ func (s *Service) ResizeFlavor(ctx context.Context, c Caller, id, flavorID strin
 		return "", err
 	}
 	return s.beginChange(ctx, c, id, dbaas.TaskResizing, func(tx *store.Tx, in *dbaas.Instance) (change, error) {
-		if _, ok := catalog.Flavor(flavorID); !ok {
+		flavor, ok := catalog.Flavor(flavorID)
+		if !ok {
 			return change{}, unknownFlavor(catalog, flavorID)
 		}
 		if flavorID == in.FlavorID {
 			return change{}, dbaas.Errorf(dbaas.BadRequest, "The instance has flavor %s already.", flavorID)
 		}
-		before := sizes(in)
+		before, more := sizes(in), []string{dbaas.QuotaRAM}
+		if old, ok := catalog.Flavor(in.FlavorID); ok && flavor.RAM <= old.RAM {
+			more = nil
+		}
 		in.FlavorID = flavorID
 		if err := s.requireValuesFit(ctx, tx, c, in); err != nil {
 			return change{}, err
 		}
-		return s.resized(tx, in, "resize_flavor", before)
+		return s.resized(tx, in, "resize_flavor", before, more...)
 	})
 }
 
-// resized writes the wish and checks the quota with it.
-func (s *Service) resized(tx *store.Tx, in *dbaas.Instance, kind string, before any) (change, error) {
+// resized writes the wish and checks the quota of what it takes more of.
+func (s *Service) resized(tx *store.Tx, in *dbaas.Instance, kind string, before any, more ...string) (change, error) {
 	if err := tx.LockProject(in.ProjectID); err != nil {
 		return change{}, err
 	}
 	if err := tx.UpdateInstance(in); err != nil {
 		return change{}, err
 	}
-	return change{kind: kind, before: before, after: sizes(in)}, s.requireQuota(tx, in.ProjectID)
+	return change{kind: kind, before: before, after: sizes(in)}, s.requireQuota(tx, in.ProjectID, more...)
 }

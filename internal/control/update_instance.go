@@ -31,7 +31,10 @@ func (s *Service) UpdateInstance(ctx context.Context, c Caller, id string, u Upd
 		if u.DeletionProtection != nil {
 			in.DeletionProtection = *u.DeletionProtection
 		}
+		operationID = ""
 		switch {
+		case u.Configuration != nil && u.Access != nil:
+			err = dbaas.Errorf(dbaas.BadRequest, "Change the configuration group and the access one after the other.")
 		case u.Configuration != nil:
 			operationID, err = s.setConfiguration(ctx, tx, c, in, *u.Configuration)
 		case u.Access != nil:

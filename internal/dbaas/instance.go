@@ -32,11 +32,26 @@ type Instance struct {
 	DeletedAt Instant // 0 while it lives
 }
 
-// Shape is the changeable part of an instance: what a failed change restores.
+// Shape is the changeable part of an instance as its guest has it: what a failed change restores.
 type Shape struct {
 	FlavorID        string `json:"flavor_id"`
 	VolumeSize      int    `json:"volume_size"`
 	ConfigurationID string `json:"configuration_id,omitempty"`
+	// RestartRequired names the parameters whose values wait for the database's next start.
+	RestartRequired []string `json:"restart_required,omitempty"`
+}
+
+// Shape is what the instance is wished to be, with nothing waiting for a restart.
+func (i *Instance) Shape() *Shape {
+	return &Shape{FlavorID: i.FlavorID, VolumeSize: i.VolumeSize, ConfigurationID: i.ConfigurationID}
+}
+
+// IdleTask is the instance's task when nothing is being done to it.
+func (i *Instance) IdleTask() Task {
+	if i.Applied != nil && len(i.Applied.RestartRequired) > 0 {
+		return TaskRestartRequired
+	}
+	return TaskNone
 }
 
 // Nic is the tenant's wish where an instance is connected.

@@ -43,7 +43,7 @@ func (t Task) CanBecome(next Task) bool {
 	case t == TaskError:
 		return next == TaskNone
 	case t.Idle():
-		return next != TaskError || t == TaskRestartRequired
+		return next != TaskError
 	default: // busy with a change
 		return next.Idle() || next == TaskError
 	}

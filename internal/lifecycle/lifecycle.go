@@ -18,7 +18,8 @@ type Part struct {
 }
 
 // Run starts parts in order, runs them until ctx ends or one fails, and stops them in reverse: a part ends only after
-// those started later have. ready, when not nil, is called once all have started.
+// those started later have. ready, when not nil, is called once all have started. The error is of every part that
+// failed, also of one that did while it was stopped.
 func Run(ctx context.Context, logger *slog.Logger, ready func(), parts ...Part) error {
 	failed := make(chan error, len(parts))
 	var started []*running
@@ -45,6 +46,10 @@ func Run(ctx context.Context, logger *slog.Logger, ready func(), parts ...Part) 
 			logger.Error("part did not stop cleanly", "part", started[i].part.Name, "error", stopErr)
 			err = errors.Join(err, stopErr)
 		}
+	}
+	close(failed) // all that could write have ended
+	for late := range failed {
+		err = errors.Join(err, late)
 	}
 	return err
 }

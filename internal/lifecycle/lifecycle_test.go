@@ -62,3 +62,15 @@ func TestFailingPartEndsTheProcess(t *testing.T) {
 		t.Errorf("err %v, seen %v", err, r.seen)
 	}
 }
+
+// TestFailureWhileStopping: what goes wrong on the way out is told too.
+func TestFailureWhileStopping(t *testing.T) {
+	var r recorder
+	late := errors.New("requests were cut off")
+	broken := lifecycle.Part{Name: "b", Run: func(ctx context.Context) error { <-ctx.Done(); return late }}
+	ctx, cancel := context.WithCancel(context.Background())
+	err := lifecycle.Run(ctx, slog.Default(), cancel, r.part("a"), broken)
+	if !errors.Is(err, late) || !slices.Equal(r.seen, []string{"start a", "end a", "stop a"}) {
+		t.Errorf("err %v, seen %v", err, r.seen)
+	}
+}
