@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
 
@@ -38,6 +39,8 @@ type consumer struct {
 	slots   chan struct{} // one for each handler that may run
 	running sync.WaitGroup
 
+	silences int // attempts in a row that the broker did not answer; only run's goroutine counts them
+
 	mu       sync.Mutex
 	failures map[string]int // deliveries of a message from a queue that does not count them
 }
@@ -66,10 +69,11 @@ const waitingRoom = 32
 func (c *consumer) consume(ctx context.Context, conn *amqp091.Connection, begun func()) error {
 	link, err := c.open(ctx, conn)
 	if err != nil {
-		return err
+		return errors.Join(err, c.mend(ctx, conn, err))
 	}
 	defer link.close()
 	deliveries := link.deliveries
+	c.silences = 0
 	begun()
 	for {
 		select {
@@ -98,27 +102,77 @@ func (s *subscription) close() {
 	}
 }
 
+const (
+	// subscribeAtMost is how long the broker may take to let us consume; it takes milliseconds.
+	subscribeAtMost = 5 * time.Second
+	// mendAtMost is how long it may take to delete a queue and to declare it anew.
+	mendAtMost = 20 * time.Second
+)
+
+// errSilent tells that the broker did not answer in time.
+var errSilent = errors.New("the broker does not answer for this queue")
+
 // open subscribes, and gives up waiting for the broker's consent when ctx ends.
 func (c *consumer) open(ctx context.Context, conn *amqp091.Connection) (*subscription, error) {
+	opened, err := within(ctx, subscribeAtMost, func() (*subscription, error) { return c.subscribe(conn) },
+		func(late *subscription) { late.close() })
+	if err != nil && opened != nil {
+		opened.close()
+	}
+	return opened, err
+}
+
+// within waits for f, which cannot be stopped, at most this long; errSilent when that was not enough. What f gives later
+// goes to late.
+func within[T any](ctx context.Context, atMost time.Duration, f func() (T, error), late func(T)) (T, error) {
 	type outcome struct {
-		link *subscription
-		err  error
+		value T
+		err   error
 	}
-	opened := make(chan outcome, 1)
+	done := make(chan outcome, 1)
 	go func() {
-		link, err := c.subscribe(conn)
-		opened <- outcome{link, err}
+		v, err := f()
+		done <- outcome{v, err}
 	}()
+	ctx, cancel := context.WithTimeoutCause(ctx, atMost, errSilent)
+	defer cancel()
 	select {
-	case o := <-opened:
-		if o.err != nil {
-			o.link.close()
-		}
-		return o.link, o.err
+	case o := <-done:
+		return o.value, o.err
 	case <-ctx.Done():
-		go func() { (<-opened).link.close() }()
-		return nil, ctx.Err()
+		go func() { late((<-done).value) }()
+		return *new(T), context.Cause(ctx)
 	}
+}
+
+// mend makes a shared queue anew that was silent twice in a row. RabbitMQ 3.10 loses the leader of a quorum queue for
+// good when its node is killed within moments of the queue's first declaration; nobody can publish or consume then.
+// What was in the queue is lost with it, and is no more than bells: operations are found by the scan, and guests say
+// again how they are.
+func (c *consumer) mend(ctx context.Context, conn *amqp091.Connection, cause error) error {
+	shared := c.t.cfg.Role == RoleControl && (c.topic == rpc.TopicTaskmanager || c.topic == rpc.TopicReports)
+	if !shared || !errors.Is(cause, errSilent) {
+		return nil
+	}
+	if c.silences++; c.silences < 2 {
+		return nil
+	}
+	c.silences = 0
+	c.t.cfg.Logger.Warn("a queue without a leader is made anew", "topic", c.topic)
+	_, err := within(ctx, mendAtMost, func() (struct{}, error) { return struct{}{}, remake(conn, queueOf(c.topic)) }, func(struct{}) {})
+	return err
+}
+
+// remake deletes a queue and declares what is missing.
+func remake(conn *amqp091.Connection, queue string) error {
+	ch, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	if _, err := ch.QueueDelete(queue, false, false, false); err != nil {
+		return fmt.Errorf("delete queue %s: %w", queue, err)
+	}
+	return errors.Join(ch.Close(), declareTopology(conn))
 }
 
 func (c *consumer) subscribe(conn *amqp091.Connection) (*subscription, error) {
