@@ -3,6 +3,7 @@ package amqp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
@@ -34,7 +35,7 @@ func (p *publisher) publish(ctx context.Context, to address, msg amqp091.Publish
 		return dbaas.WrapError(ctx.Err(), dbaas.Unavailable, "The message broker did not take the message in time.")
 	}
 	if to.mandatory && c.wasReturned(msg.MessageId) {
-		return dbaas.Errorf(dbaas.Unavailable, "No queue takes messages for %s.", to.key)
+		return dbaas.WrapError(fmt.Errorf("no queue takes messages for %s", to.key), dbaas.Unavailable, "Nobody answers at the other end.")
 	}
 	if !confirm.Acked() {
 		return dbaas.Errorf(dbaas.Unavailable, "The message broker refused the message.")

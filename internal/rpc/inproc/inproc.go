@@ -6,6 +6,7 @@ package inproc
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -125,7 +126,7 @@ func (e *endpoint) Call(ctx context.Context, m *rpc.Envelope, result any) error 
 	}
 	q := e.bus.queue(m.Topic)
 	if !q.served() {
-		return dbaas.Errorf(dbaas.Unavailable, "Nobody serves %s.", m.Topic)
+		return dbaas.WrapError(fmt.Errorf("nobody serves %s", m.Topic), dbaas.Unavailable, "Nobody answers at the other end.")
 	}
 	d := &delivery{body: body, reply: make(chan *rpc.Reply, 1), dropReply: f.DropReply}
 	if err := e.send(q, d, m, f); err != nil {

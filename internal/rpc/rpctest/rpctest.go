@@ -140,9 +140,13 @@ func errorsCross(t *testing.T, f Fixture) {
 func callUnserved(t *testing.T, f Fixture) {
 	for _, topic := range []string{rpc.GuestTopic(f.Stray), rpc.GuestTopic(f.Queue)} {
 		began := time.Now()
-		wantCode(t, f.Control.Call(within(t, 500*time.Millisecond), envelope(t, topic, "m", nil), nil), dbaas.Unavailable)
+		err := f.Control.Call(within(t, 500*time.Millisecond), envelope(t, topic, "m", nil), nil)
+		wantCode(t, err, dbaas.Unavailable)
 		if took := time.Since(began); took > patience {
 			t.Errorf("it took %v", took)
+		}
+		if said := dbaas.ErrorMessage(err); strings.Contains(said, f.Stray) || strings.Contains(said, f.Queue) {
+			t.Errorf("a tenant may read this, and it names a guest's queue, which is to be guessed by nobody: %q", said)
 		}
 	}
 }
