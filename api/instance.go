@@ -143,16 +143,17 @@ func (s *Server) renderInstanceDetail(r *request, v *dbaas.InstanceView) wire.In
 		i.Operation = &summary
 	}
 	if len(v.Guests) > 0 {
-		addGuest(r, &i, &v.Guests[0])
+		s.addGuest(r, &i, v)
 	}
 	return i
 }
 
 // addGuest adds what the primary guest says, and for administrators what it is made of.
-func addGuest(r *request, i *wire.Instance, g *dbaas.Guest) {
+func (s *Server) addGuest(r *request, i *wire.Instance, v *dbaas.InstanceView) {
+	g := &v.Guests[0]
 	i.ServiceStatusUpdated = at(g.StatusAt)
-	if i.OperatingStatus != "" && i.OperatingStatus != dbaas.GuestHealthy.OperatingStatus() {
-		i.OperatingStatusCause = g.StatusCause
+	if i.OperatingStatus != dbaas.GuestHealthy.OperatingStatus() {
+		i.OperatingStatusCause = v.OperatingCause(s.now())
 	}
 	if r.caller.Admin {
 		encrypted := true

@@ -26,9 +26,25 @@ func (v *InstanceView) OperatingStatus(now Instant) string {
 	if v.Task != TaskNone || len(v.Guests) == 0 {
 		return ""
 	}
-	g := v.Guests[0]
-	if h, ok := v.Heartbeats[g.ID]; ok && now.Sub(h.SeenAt) > HeartbeatExpiry {
+	if v.silent(now) {
 		return GuestUnknown.OperatingStatus()
 	}
-	return g.Status.OperatingStatus()
+	return v.Guests[0].Status.OperatingStatus()
+}
+
+// OperatingCause is a sentence for the tenant on why the operating status is not HEALTHY; "" when there is none.
+func (v *InstanceView) OperatingCause(now Instant) string {
+	if len(v.Guests) == 0 {
+		return ""
+	}
+	if v.silent(now) {
+		return "The guest has given no sign of life since " + v.Heartbeats[v.Guests[0].ID].SeenAt.Time().Format(time.RFC3339) + "; restart the instance."
+	}
+	return v.Guests[0].StatusCause
+}
+
+// silent tells whether the guest has fallen silent. One that was never heard of is unknown, not silent.
+func (v *InstanceView) silent(now Instant) bool {
+	h, ok := v.Heartbeats[v.Guests[0].ID]
+	return ok && now.Sub(h.SeenAt) > HeartbeatExpiry
 }
