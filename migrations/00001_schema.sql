@@ -126,7 +126,7 @@ CREATE TABLE guests (
     status_cause     TEXT NOT NULL DEFAULT '',
     status_at        BIGINT NOT NULL DEFAULT 0,
     boot_id          TEXT NOT NULL DEFAULT '',
-    -- The boot before: a report of it that arrives late must not pass for a new one.
+    -- The boots before: a report of one that arrives late must not pass for a new boot's.
     previous_boot_id TEXT NOT NULL DEFAULT '',
     sequence         BIGINT NOT NULL DEFAULT 0,
     public_key       BYTEA,

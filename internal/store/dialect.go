@@ -45,7 +45,7 @@ func dialectOf(rawURL string) (dialect, error) {
 	case "sqlite":
 		return sqliteDialect{}, nil
 	}
-	return nil, fmt.Errorf("the database's URL begins with %q; use sqlite:///absolute/path.db or postgres://...", u.Scheme)
+	return nil, fmt.Errorf("the database's URL begins with %q; use sqlite:///absolute/path.db or postgres://host/database", u.Scheme)
 }
 
 // naming gives structs their tables. It is written out, so that renaming a struct or a rule of English cannot move a

@@ -52,7 +52,7 @@ type ReportRow struct {
 
 // RecordReport stores a guest's report and its events, and wakes the operation that holds the guest's instance. It
 // tells whether the guest now says something else than before. A report that is not newer than the stored one of the
-// same boot, or that is of the boot before, changes nothing; nor does one of a guest that is deleted or unknown.
+// same boot, or that is of a boot before, changes nothing; nor does one of a guest that is deleted or unknown.
 func (s *Store) RecordReport(ctx context.Context, r ReportRow) (changed bool, err error) {
 	err = s.Tx(ctx, func(tx *Tx) error {
 		changed = false
@@ -78,8 +78,11 @@ func (s *Store) RecordReport(ctx context.Context, r ReportRow) (changed bool, er
 // reportedGuest is a guest with what only reports need to know.
 type reportedGuest struct {
 	dbaas.Guest    `gorm:"embedded"`
-	PreviousBootID string
+	PreviousBootID string // the boots before, the newest first: a late report of one must not pass for a new boot
 }
+
+// mostBoots is how many boots a late report is recognised by.
+const mostBoots = 8
 
 // TableName implements gorm's Tabler.
 func (reportedGuest) TableName() string { return "guests" }
@@ -94,7 +97,7 @@ func (g *reportedGuest) knows(r ReportRow) bool {
 	if r.BootID == g.BootID {
 		return r.Sequence <= g.Sequence
 	}
-	return r.BootID == g.PreviousBootID && r.BootID != ""
+	return slices.Contains(strings.Fields(g.PreviousBootID), r.BootID)
 }
 
 func (g *reportedGuest) apply(r ReportRow, now dbaas.Instant) (changed bool) {
@@ -104,7 +107,8 @@ func (g *reportedGuest) apply(r ReportRow, now dbaas.Instant) (changed bool) {
 		g.StatusAt = now
 	}
 	if g.BootID != r.BootID {
-		g.PreviousBootID = g.BootID
+		earlier := append([]string{g.BootID}, strings.Fields(g.PreviousBootID)...)
+		g.PreviousBootID = strings.TrimSpace(strings.Join(earlier[:min(len(earlier), mostBoots)], " "))
 	}
 	if r.PublicKey != nil {
 		g.PublicKey = r.PublicKey

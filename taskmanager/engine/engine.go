@@ -91,6 +91,12 @@ func Permanent(err error) error {
 	return &permanentError{err: err}
 }
 
+// IsPermanent tells whether err was marked by [Permanent].
+func IsPermanent(err error) bool {
+	var p *permanentError
+	return errors.As(err, &p)
+}
+
 // ErrLeaseLost tells that another worker holds the operation now: the holder stops without a further effect.
 var ErrLeaseLost = errors.New("the operation's lease was lost")
 

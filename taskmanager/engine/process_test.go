@@ -243,6 +243,7 @@ func TestAPanicIsAFailedTry(t *testing.T) {
 	r := newRig(t, []Workflow{workflow("create", func(string, *Operation) error {
 		if tries++; tries == 1 {
 			var none map[string]int
+			//lint:ignore SA5000 the panic is the point
 			none["x"] = 1
 		}
 		return nil
