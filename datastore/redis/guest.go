@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/host"
@@ -24,14 +27,18 @@ type Guest struct {
 	dir  string // ours: configuration, accounts, socket
 	data string // on the volume
 
-	door   sync.Mutex // held by whoever opens the port
-	mu     sync.Mutex // guards the field below
-	client *client
+	door    sync.Mutex // held by whoever opens the port
+	healing sync.Mutex // held by whoever looks after failed writes
+	mu      sync.Mutex // guards the field below
+	client  *client
 }
 
 var _ datastore.Guest = (*Guest)(nil)
 
 func newGuest(h *host.Host) *Guest {
+	// What the library writes to the standard error are errors that it returns as well. It has one logger for all, which
+	// may be set at any time, and again.
+	redis.SetLogger(&logging.VoidLogger{})
 	return &Guest{host: h, dir: filepath.Join(h.Dir, "redis"), data: filepath.Join(h.DataDir, "redis")}
 }
 

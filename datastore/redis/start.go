@@ -33,7 +33,7 @@ func (g *Guest) Start(ctx context.Context) error {
 		return err
 	}
 	if !state.Running {
-		if err := g.launch(ctx, r); err != nil {
+		if err := g.launch(ctx, r, strings.Contains(state.Output, badFormat)); err != nil {
 			return err
 		}
 	}
@@ -48,13 +48,16 @@ func (g *Guest) Start(ctx context.Context) error {
 	return err
 }
 
-// launch starts the process.
-func (g *Guest) launch(ctx context.Context, r *record) error {
+// launch starts the process. refused is whether the last one ended because it could not load its append-only file.
+func (g *Guest) launch(ctx context.Context, r *record, refused bool) error {
 	if err := g.requireMounted(ctx); err != nil {
 		return err
 	}
 	found, err := inspectData(g.data, r.Volume)
 	if err != nil {
+		return err
+	}
+	if err := mendFiles(ctx, g.data, refused || g.suspected()); err != nil {
 		return err
 	}
 	if err := g.render(r); err != nil {

@@ -48,7 +48,7 @@ func (g *Guest) Status(ctx context.Context) datastore.Status {
 	if reason := refusedConfiguration(state.Output); reason != "" {
 		return datastore.Status{Status: dbaas.GuestFailed, Cause: "The server refuses its configuration: " + reason}
 	}
-	if strings.Contains(state.Output, "Bad file format reading the append only file") {
+	if strings.Contains(state.Output, badFormat) {
 		return datastore.Status{Status: dbaas.GuestCrashed, Cause: causeDamaged}
 	}
 	return datastore.Status{Status: dbaas.GuestCrashed, Cause: "The database's process has ended unasked."}
@@ -79,6 +79,7 @@ func (g *Guest) look(ctx context.Context, r *record) datastore.Status {
 		}
 		s.Cause = cause
 	}
+	_ = g.heal(ctx, c, i) // the next look goes on with it
 	if s.Cause == "" && i["aof_last_write_status"] == "err" {
 		s.Cause = causeDisk
 	}

@@ -70,7 +70,7 @@ func TestStopWhileConverting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.launch(t.Context(), r); err != nil {
+	if err := g.launch(t.Context(), r, false); err != nil {
 		t.Fatal(err)
 	}
 	c, err := g.awaitAnswer(t.Context(), r)
