@@ -71,8 +71,12 @@ func New(c Config) (*Agent, error) {
 	if a.journal, err = openJournal(c.Host.Dir); err != nil {
 		return nil, err
 	}
-	a.reporter = guest.NewReporter(c.Transport, c.Bootstrap.GuestID, c.Bootstrap.RPCKey)
 	a.watch = newWatch()
+	a.state.Boots++
+	if err := a.saveState(); err != nil { // a full disk is no reason to leave the database alone
+		a.Logger.Error("boot not counted", "error", err)
+	}
+	a.reporter = guest.NewReporter(c.Transport, c.Bootstrap.GuestID, c.Bootstrap.RPCKey, a.state.Boots)
 	return a, nil
 }
 
@@ -92,14 +96,19 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // Close lets go of the transport and of the database's processes, which go on.
 func (a *Agent) Close() error {
-	if units, ok := a.Host.Units.(interface{ Close() }); ok {
-		units.Close()
-	}
+	letGo(a.Host)
 	var err error
 	if driver, ok := a.driver.(io.Closer); ok {
 		err = driver.Close()
 	}
 	return errors.Join(err, a.Transport.Close())
+}
+
+// letGo ends the watching of a machine's processes, which go on.
+func letGo(h *host.Host) {
+	if units, ok := h.Units.(interface{ Close() }); ok {
+		units.Close()
+	}
 }
 
 // resume starts the database after the agent's own start, unless it runs already or is to stay stopped. What fails is

@@ -35,10 +35,12 @@ type bench struct {
 	boot   guest.Bootstrap
 	row    *dbaas.Guest
 	client guest.API
-	end    func() // of the agent
+	clock  clock.Clock // of the agent; nil is the machine's
+	end    func()      // of the agent
 
 	mu      sync.Mutex
 	reports []guest.StatusReport
+	boots   []string // of the reports, each once
 	beats   int
 }
 
@@ -71,6 +73,9 @@ func (b *bench) receive(ctx context.Context, topic string) {
 		r, err := guest.VerifyReport(b.boot.RPCKey, m)
 		if err == nil {
 			b.reports = append(b.reports, *r)
+			if !slices.Contains(b.boots, m.BootID) {
+				b.boots = append(b.boots, m.BootID)
+			}
 		}
 		return nil, err
 	})
@@ -84,7 +89,7 @@ func (b *bench) start() *Agent {
 	b.t.Helper()
 	agent, err := New(Config{
 		Bootstrap: b.boot, Host: b.host, Datastore: gredis.Datastore{}, Version: "test",
-		Transport: b.bus.Guest(b.boot.GuestID, b.boot.Queue),
+		Transport: b.bus.Guest(b.boot.GuestID, b.boot.Queue), Clock: b.clock,
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -129,6 +134,13 @@ func (b *bench) await(what string, wanted func(r guest.StatusReport) bool) guest
 func (b *bench) awaitStatus(s dbaas.GuestStatus) guest.StatusReport {
 	b.t.Helper()
 	return b.await(string(s), func(r guest.StatusReport) bool { return r.Status.Status == s })
+}
+
+// starts gives the boots that have reported, in the order in which they did.
+func (b *bench) starts() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.boots)
 }
 
 // events gives the kinds of all events so far.
@@ -462,6 +474,74 @@ func TestSilentControlPlane(t *testing.T) {
 		return nil
 	})
 	b.awaitStatus(dbaas.GuestHealthy)
+}
+
+// TestReportsAreRepeated: what does not change is told again after a while, for the control plane may have lost it.
+func TestReportsAreRepeated(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	now := clock.NewManual(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+	b.clock = now
+	b.start()
+	told := func() int {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.reports)
+	}
+	b.awaitStatus(dbaas.GuestBuilding)
+	for _, step := range []time.Duration{repeatAfter, -time.Hour} { // a clock that is set back is no reason for silence
+		before := told()
+		now.Advance(step)
+		testbed.Eventually(t, 10*time.Second, func() error {
+			if told() == before {
+				return errors.New("nothing is told again")
+			}
+			return nil
+		})
+	}
+}
+
+// TestStartsAreCounted: each agent's reports are known to be newer than those of the one before it.
+func TestStartsAreCounted(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for range 3 {
+		n := len(b.starts())
+		b.start()
+		testbed.Eventually(t, 10*time.Second, func() error {
+			if len(b.starts()) == n {
+				return errors.New("the agent has not reported")
+			}
+			return nil
+		})
+		b.end()
+	}
+	starts := b.starts()
+	for i := 1; i < len(starts); i++ {
+		if !dbaas.BootedBefore(starts[i-1], starts[i]) {
+			t.Errorf("start %q does not come before %q", starts[i-1], starts[i])
+		}
+	}
+}
+
+// TestEventsWhileSending: an event that comes while a report is on its way is not lost, even when the oldest had to go.
+func TestEventsWhileSending(t *testing.T) {
+	t.Parallel()
+	w := newWatch()
+	for i := range mostEvents {
+		w.tell("kind", fmt.Sprint(i))
+	}
+	w.offer(&guest.StatusReport{})
+	r := w.take()
+	w.tell("kind", "meanwhile")
+	w.sent(r)
+	w.offer(&guest.StatusReport{})
+	if next := w.take(); len(next.Events) != 1 || next.Events[0].Message != "meanwhile" {
+		t.Errorf("the next report carries %+v", next.Events)
+	}
+	if len(r.Events) != mostEvents || r.Events[mostEvents-1].Message != fmt.Sprint(mostEvents-1) {
+		t.Error("a report changes while it is sent")
+	}
 }
 
 // TestHeartbeats come by themselves, with the numbers of the database.

@@ -39,10 +39,12 @@ func (e Embedded) Launch(ctx context.Context, m local.Machine) (local.Agent, err
 	}
 	transport, err := e.Transport(ctx, b)
 	if err != nil {
+		letGo(machine)
 		return nil, err
 	}
 	agent, err := newAgent(e, b, machine, transport, logger)
 	if err != nil {
+		letGo(machine)
 		return nil, errors.Join(err, transport.Close())
 	}
 	return begin(agent), nil

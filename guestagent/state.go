@@ -18,6 +18,7 @@ import (
 
 // state is what the agent must know after its own death: what the database should be doing, and whom it still obeys.
 type state struct {
+	Boots      int64            `json:"boots"` // starts of the agent: reports are put in order by it
 	Prepared   bool             `json:"prepared"`
 	Running    bool             `json:"running"` // as ordered; a crash does not change it
 	GroupEpoch int64            `json:"group_epoch"`

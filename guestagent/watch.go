@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -123,7 +124,9 @@ func (w *watch) take() *guest.StatusReport {
 func (w *watch) sent(r *guest.StatusReport) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.events = w.events[min(len(r.Events), len(w.events)):]
+	w.events = slices.DeleteFunc(slices.Clone(w.events), func(e guest.ReportedEvent) bool {
+		return slices.ContainsFunc(r.Events, func(told guest.ReportedEvent) bool { return told.ID == e.ID })
+	})
 	if w.latest != nil && reflect.DeepEqual(w.latest.Status, r.Status) {
 		w.latest = nil
 	}
@@ -220,13 +223,15 @@ const (
 	lookEvery     = 2 * time.Second        // at a healthy database: what is urgent is told by its units
 	lookEveryFast = 100 * time.Millisecond // while it is on its way
 	fastLooks     = 300                    // after a change; then it is not on its way any more
+	repeatAfter   = time.Minute            // an unchanged report, for a control plane that has lost or reset the last one
 )
 
-// observe looks at the database, offers what changed for reporting, and watches the disk.
+// observe looks at the database, offers for reporting what changed (and now and then what did not), and watches the disk.
 func (a *Agent) observe(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var last *guest.StatusReport
+	var told time.Time
 	var disk diskLevel
 	fast := 0
 	for {
@@ -243,9 +248,10 @@ func (a *Agent) observe(ctx context.Context) {
 		if news {
 			fast = fastLooks
 		}
-		if news || a.watch.untold() {
+		now := a.Clock.Now()
+		if news || a.watch.untold() || now.Sub(told) >= repeatAfter || now.Before(told) {
 			a.watch.offer(r)
-			last = r
+			last, told = r, now
 		}
 		next := lookEvery
 		if r.Prepared && r.Status.Status != dbaas.GuestHealthy && fast > 0 {

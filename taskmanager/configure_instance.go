@@ -4,7 +4,9 @@ import (
 	"context"
 	"time"
 
+	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
@@ -18,7 +20,7 @@ func (m *Manager) configureInstance() engine.Workflow {
 			{Name: "applyConfiguration", Doc: "applying the configuration", Run: m.applyConfiguration, Within: 10 * time.Minute},
 			{Name: "markConfigured", Doc: "publishing the instance", Run: m.markConfigured, Within: 5 * time.Minute},
 		},
-		Failed: m.restoreConfiguration,
+		Failed: m.restoring(m.restoreConfiguration, m.keepConfiguration),
 		Ended:  "ACTIVE with the fault and the values that were in force before.",
 	}
 }
@@ -78,48 +80,66 @@ func (m *Manager) restoreConfiguration(ctx context.Context, op *engine.Operation
 	if err := op.Load(&state); err != nil {
 		return err
 	}
-	now, err := m.Store.Now(ctx)
-	if err != nil {
-		return err
-	}
 	s, err := m.load(ctx, op)
 	if err != nil {
 		return err
 	}
-	if now.Sub(op.StepSince) < revertTime {
-		if err := m.reapply(ctx, op, s, state.PreviousValues, state.SetsPassword); err != nil {
-			return err
-		}
-	}
-	return m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
-		s, err := readSubject(tx, op.ResourceID)
-		if err != nil {
-			return err
-		}
-		if err := dropPending(tx, s.instance.ID); err != nil {
-			return err
-		}
-		s.instance.ConfigurationID = state.PreviousConfigurationID
-		settle(s, nil)
-		s.instance.Fault = op.Failure
-		return tx.UpdateInstance(s.instance)
-	})
-}
-
-// reapply configures the guest with these values and, with password, with the instance's own password.
-func (m *Manager) reapply(ctx context.Context, op *engine.Operation, s *subject, values map[string]any, password bool) error {
-	desired, err := m.desiredWith(ctx, s, values)
+	desired, err := m.desiredWith(ctx, s, state.PreviousValues)
 	if err != nil {
 		return err
 	}
+	applied, err := m.reapply(ctx, op, s, desired, state.SetsPassword)
+	if err != nil {
+		return err
+	}
+	state.RestartRequired = applied.RestartRequired
+	return op.Put(state)
+}
+
+// keepConfiguration attaches the group again that was attached before, unless it was deleted meanwhile.
+func (m *Manager) keepConfiguration(ctx context.Context, op *engine.Operation, restored bool) error {
+	var state configureState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
+		if err := dropPending(tx, s.instance.ID); err != nil {
+			return err
+		}
+		if !restored && s.instance.Applied != nil {
+			state.RestartRequired = s.instance.Applied.RestartRequired
+		}
+		var err error
+		if s.instance.ConfigurationID, err = stillThere(tx, state.PreviousConfigurationID); err != nil {
+			return err
+		}
+		settle(s, state.RestartRequired)
+		s.instance.Fault = op.Failure
+		return nil
+	})
+}
+
+// stillThere gives the id of a configuration group that lives, else "".
+func stillThere(tx *store.Tx, configurationID string) (string, error) {
+	if configurationID == "" {
+		return "", nil
+	}
+	_, err := tx.Configuration(configurationID)
+	if dbaas.ErrorCode(err) == dbaas.NotFound {
+		return "", nil
+	}
+	return configurationID, err
+}
+
+// reapply configures the guest as desired and, with password, with the instance's own password.
+func (m *Manager) reapply(ctx context.Context, op *engine.Operation, s *subject, desired datastore.Desired, password bool) (_ *datastore.Applied, err error) {
 	request := guest.ConfigureRequest{Fence: fence(op, s, "restore"), Desired: desired}
 	if password {
 		if request.Sealed, err = m.sealPassword(ctx, s, control.SecretPassword); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	_, err = m.agent(s).Configure(ctx, request)
-	return err
+	return m.agent(s).Configure(ctx, request)
 }
 
 // adoptPassword makes the pending password the instance's. Without a pending one it was done before.

@@ -144,13 +144,10 @@ func (m *Manager) awaitVolume(ctx context.Context, op *engine.Operation) error {
 		return engine.Permanent(dbaas.Errorf(dbaas.Internal, "The volume could not be provided."))
 	case volume.Status != cloud.VolumeAvailable && volume.Status != cloud.VolumeInUse, volume.SizeGB < s.instance.VolumeSize:
 		op.SetProgress("the volume is %s", volume.Status)
-		return engine.Wait(cloudPoll)
+		return later(op, cloudPoll)
 	}
 	return nil
 }
-
-// cloudPoll is how often the cloud is asked for what it does not tell by itself.
-const cloudPoll = time.Second
 
 // ensureAccount gives the guest its login. The password is chosen and stored first, so that a second run gives the same.
 func (m *Manager) ensureAccount(ctx context.Context, op *engine.Operation) error {
@@ -249,7 +246,7 @@ func (m *Manager) awaitServer(ctx context.Context, op *engine.Operation) error {
 		return engine.Permanent(dbaas.WrapError(serverFault(server.Fault), dbaas.Internal, "The server could not be started."))
 	default:
 		op.SetProgress("the server is %s", server.Status)
-		return engine.Wait(cloudPoll)
+		return later(op, cloudPoll)
 	}
 }
 
@@ -271,7 +268,7 @@ func (m *Manager) prepareGuest(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return err
 	}
-	return m.agent(s).Prepare(ctx, guest.PrepareRequest{Fence: fence(op, s, "prepare"), Desired: desired, Sealed: sealed})
+	return refused(m.agent(s).Prepare(ctx, guest.PrepareRequest{Fence: fence(op, s, "prepare"), Desired: desired, Sealed: sealed}))
 }
 
 // refused tells an answer that no retry can change from one that may pass.

@@ -51,7 +51,7 @@ func (m *Manager) deleteOwned(kind string, del func(ctx context.Context, id stri
 			}
 		}
 		op.SetProgress("the cloud is deleting the %s", kind)
-		return engine.Wait(cloudPoll)
+		return later(op, cloudPoll)
 	}
 }
 
@@ -93,16 +93,20 @@ func (m *Manager) deleteAccount(ctx context.Context, op *engine.Operation) error
 
 // removeInstance ends the rows. An instance that is gone already is success: the step ran before.
 func (m *Manager) removeInstance(ctx context.Context, op *engine.Operation) error {
+	var guestID string
 	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
 		s, err := readSubject(tx, op.ResourceID)
 		if err != nil {
 			return err
 		}
-		m.keys.forget(s.guest.ID)
+		guestID = s.guest.ID
 		return tx.DeleteInstance(op.ResourceID)
 	})
 	if dbaas.ErrorCode(err) == dbaas.NotFound {
 		return nil
+	}
+	if err == nil {
+		m.keys.forget(guestID)
 	}
 	return err
 }

@@ -3,6 +3,8 @@ package taskmanager
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,16 +34,30 @@ func (m *Manager) serveNudges(ctx context.Context) error {
 // says is believed about itself alone: the key that verified the message is the sender's.
 func (m *Manager) receiveReports(ctx context.Context) error {
 	return m.Transport.Serve(ctx, rpc.TopicReports, 8, func(ctx context.Context, e *rpc.Envelope) (any, error) {
-		key, err := m.keys.key(ctx, e.Sender)
-		if err != nil {
-			return nil, err
-		}
-		report, err := guest.VerifyReport(key, e)
-		if err != nil {
-			return nil, err
-		}
-		return nil, m.recordReport(ctx, e, report)
+		return nil, redeliver(m.receiveReport(ctx, e))
 	})
+}
+
+func (m *Manager) receiveReport(ctx context.Context, e *rpc.Envelope) error {
+	key, err := m.keys.key(ctx, e.Sender)
+	if err != nil {
+		return err
+	}
+	report, err := guest.VerifyReport(key, e)
+	if err != nil {
+		return err
+	}
+	return m.recordReport(ctx, e, report)
+}
+
+// redeliver has a report delivered again that could not be stored now, such as while the database is away: for the
+// transport any dbaas.Error is an answer, and the message done with. What will never be stored stays an answer.
+func redeliver(err error) error {
+	switch dbaas.ErrorCode(err) {
+	case "", dbaas.Unauthorized, dbaas.BadRequest, dbaas.NotFound:
+		return err
+	}
+	return fmt.Errorf("record report: %v", err) // not %w: the transport looks for a dbaas.Error
 }
 
 func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.StatusReport) error {
@@ -51,7 +67,8 @@ func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.St
 	}
 	changed, err := m.Store.RecordReport(ctx, store.ReportRow{
 		GuestID: g.ID, BootID: e.BootID, Sequence: e.Sequence,
-		Status: r.Status.Status, StatusCause: r.Status.Cause, PublicKey: r.PublicKey, AgentVersion: r.AgentVersion,
+		Status: dbaas.GuestStatus(clip(string(r.Status.Status), longestKind)), StatusCause: clip(r.Status.Cause, longestSentence),
+		PublicKey: r.PublicKey, AgentVersion: clip(r.AgentVersion, longestKind),
 		Observed: r.Status.Observed, Events: reportedEvents(g, r),
 	})
 	if err != nil || !changed {
@@ -65,20 +82,41 @@ func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.St
 	return err
 }
 
+// Bounds of what is believed of a guest. The events that bills are made from are not a guest's to tell.
+const (
+	mostReportedEvents = 100
+	longestKind        = 64
+	longestSentence    = 1000
+)
+
 func reportedEvents(g *dbaas.Guest, r *guest.StatusReport) []dbaas.Event {
-	events := make([]dbaas.Event, len(r.Events))
-	for i, ev := range r.Events {
-		events[i] = dbaas.Event{
-			ID: ev.ID, ProjectID: g.ProjectID, ResourceType: "instance", ResourceID: g.InstanceID,
-			Kind: ev.Kind, Message: ev.Message, Actor: "guest:" + g.ID,
+	var events []dbaas.Event
+	for _, ev := range r.Events[:min(len(r.Events), mostReportedEvents)] {
+		if strings.HasPrefix(ev.Kind, "instance.") || strings.HasPrefix(ev.Kind, "operation.") {
+			continue
 		}
+		events = append(events, dbaas.Event{
+			ID: clip(ev.ID, longestKind), ProjectID: g.ProjectID, ResourceType: "instance", ResourceID: g.InstanceID,
+			Kind: clip(ev.Kind, longestKind), Message: clip(ev.Message, longestSentence), Actor: "guest:" + g.ID,
+		})
 	}
 	return events
+}
+
+// clip makes a guest's words storable: not too long, and without what PostgreSQL's texts cannot hold.
+func clip(s string, most int) string {
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "")
+	if runes := []rune(s); len(runes) > most {
+		return string(runes[:most])
+	}
+	return s
 }
 
 const (
 	heartbeatBatch = 500
 	heartbeatDelay = 200 * time.Millisecond
+	// heartbeatTimeout bounds a write: the batch after it is newer.
+	heartbeatTimeout = 5 * time.Second
 )
 
 // receiveHeartbeats gathers signs of life and stores them a batch at a time. One that is lost is followed by the next.
@@ -129,7 +167,10 @@ func (m *Manager) storeHeartbeats(ctx context.Context, beats <-chan dbaas.Heartb
 		if len(batch) == 0 {
 			return
 		}
-		if err := m.Store.RecordHeartbeats(context.WithoutCancel(ctx), batch); err != nil {
+		storeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), heartbeatTimeout)
+		err := m.Store.RecordHeartbeats(storeCtx, batch)
+		cancel()
+		if err != nil {
 			m.Logger.ErrorContext(ctx, "heartbeats not stored", "count", len(batch), "error", err)
 		} else {
 			m.Reports.Heartbeats("stored", len(batch))

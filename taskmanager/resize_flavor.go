@@ -26,7 +26,7 @@ func (m *Manager) resizeFlavor() engine.Workflow {
 			{Name: "awaitServer", Doc: "waiting for the server", Run: m.awaitServer, Within: 10 * time.Minute},
 			{Name: "markActive", Doc: "publishing the instance", Run: m.markActive, Within: 5 * time.Minute},
 		},
-		Failed: m.revertFlavor,
+		Failed: m.restoring(m.revertFlavor, m.markReverted),
 		Ended:  "ACTIVE with the fault on the old flavor; ERROR when the database does not come back there.",
 	}
 }
@@ -36,7 +36,7 @@ func (m *Manager) stopDatabase(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return err
 	}
-	return m.agent(s).Stop(ctx, fence(op, s, "stop"))
+	return refused(m.agent(s).Stop(ctx, fence(op, s, "stop")))
 }
 
 func (m *Manager) startDatabase(ctx context.Context, op *engine.Operation) error {
@@ -44,7 +44,7 @@ func (m *Manager) startDatabase(ctx context.Context, op *engine.Operation) error
 	if err != nil {
 		return err
 	}
-	return m.agent(s).Restart(ctx, fence(op, s, "start"))
+	return refused(m.agent(s).Restart(ctx, fence(op, s, "start")))
 }
 
 func (m *Manager) resizeServer(ctx context.Context, op *engine.Operation) error {
@@ -75,7 +75,7 @@ func (m *Manager) awaitResized(ctx context.Context, op *engine.Operation) error 
 		return engine.Permanent(dbaas.Errorf(dbaas.Internal, "The cloud gave up resizing the server; it is as before."))
 	}
 	op.SetProgress("the server is %s", server.Status)
-	return engine.Wait(cloudPoll)
+	return later(op, cloudPoll)
 }
 
 func (m *Manager) confirmResize(ctx context.Context, op *engine.Operation) error {
@@ -93,30 +93,32 @@ func (m *Manager) confirmResize(ctx context.Context, op *engine.Operation) error
 	return m.Cloud.ConfirmResize(ctx, s.guest.ServerID)
 }
 
-// revertTime is how long a failed resize may try to bring the old shape back before it says ERROR.
-const revertTime = 10 * time.Minute
-
 // revertFlavor brings the server and the database back to what they were.
 func (m *Manager) revertFlavor(ctx context.Context, op *engine.Operation) error {
-	now, err := m.Store.Now(ctx)
-	if err != nil {
-		return err
-	}
-	if now.Sub(op.StepSince) > revertTime {
-		return m.giveUp(ctx, op)
-	}
 	s, err := m.load(ctx, op)
 	if err != nil {
 		return err
 	}
-	if done, err := m.revertServer(ctx, s); err != nil || !done {
-		return orWait(err)
-	}
-	s.instance.FlavorID = s.instance.Applied.FlavorID
-	if err := m.restoreDatabase(ctx, op, s); err != nil {
+	done, err := m.revertServer(ctx, s)
+	if err != nil {
 		return err
 	}
-	return m.keepServing(ctx, op, func(s *subject) { s.instance.FlavorID = s.instance.Applied.FlavorID })
+	if !done {
+		return later(op, cloudPoll)
+	}
+	s.instance.FlavorID = s.instance.Applied.FlavorID
+	return m.restoreDatabase(ctx, op, s)
+}
+
+// markReverted ends a failed resize. The database that serves again was started anew: nothing waits for that any more.
+func (m *Manager) markReverted(ctx context.Context, op *engine.Operation, reverted bool) error {
+	if !reverted {
+		return m.giveUp(ctx, op)
+	}
+	return m.keepServing(ctx, op, func(s *subject) {
+		s.instance.FlavorID = s.instance.Applied.FlavorID
+		s.instance.Applied.RestartRequired = nil
+	})
 }
 
 // revertServer asks for the old flavor and tells whether the server runs on it.
@@ -151,12 +153,4 @@ func (m *Manager) restoreDatabase(ctx context.Context, op *engine.Operation, s *
 		return err
 	}
 	return m.awaitReady(ctx, op)
-}
-
-// orWait turns "nothing went wrong, but it is not done" into a wait.
-func orWait(err error) error {
-	if err != nil {
-		return err
-	}
-	return engine.Wait(cloudPoll)
 }

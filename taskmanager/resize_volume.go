@@ -67,21 +67,22 @@ func (m *Manager) markReconfigured(ctx context.Context, op *engine.Operation) er
 	})
 }
 
-// keepVolume ends a failed growth: a volume that did grow cannot shrink, so the row says what there is.
+// keepVolume ends a failed growth: a volume that did grow cannot shrink, so the row says what there is. From a cloud that
+// does not answer it is not heard; then the row says what was there before.
 func (m *Manager) keepVolume(ctx context.Context, op *engine.Operation) error {
 	s, err := m.load(ctx, op)
 	if err != nil {
 		return err
 	}
-	size := s.instance.Applied.VolumeSize
 	volume, err := m.Cloud.Volume(ctx, s.guest.VolumeID)
-	if err != nil && dbaas.ErrorCode(err) != dbaas.NotFound {
+	if err != nil && dbaas.ErrorCode(err) != dbaas.NotFound && inStep(op) < revertTime {
 		return err
 	}
-	if volume != nil {
-		size = max(size, volume.SizeGB)
-	}
 	return m.keepServing(ctx, op, func(s *subject) {
+		size := s.instance.Applied.VolumeSize
+		if err == nil {
+			size = max(size, volume.SizeGB)
+		}
 		s.instance.VolumeSize, s.instance.Applied.VolumeSize = size, size
 	})
 }

@@ -4,14 +4,17 @@ import (
 	"context"
 	"time"
 
+	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
 
 func (m *Manager) restartInstance() engine.Workflow {
 	return engine.Workflow{
 		Kind: "restart_instance",
-		Doc:  "Stops the database cleanly and starts it again; pending configuration values take effect.",
+		Doc:  "Stops the database cleanly and starts it again, and the server too where it is down; pending configuration values take effect.",
 		Steps: []engine.Step{
+			{Name: "startServer", Doc: "starting the server, should it be down", Run: m.startServer, Within: 10 * time.Minute},
+			{Name: "awaitAgent", Doc: "waiting for the guest agent", Run: m.awaitAgent, Within: 10 * time.Minute},
 			{Name: "restartDatabase", Doc: "restarting the database", Run: m.restartDatabase, Within: 15 * time.Minute},
 			{Name: "awaitReady", Doc: "waiting for the database to serve", Run: m.awaitReady, Within: 30 * time.Minute},
 			{Name: "markActive", Doc: "publishing the instance", Run: m.markActive, Within: 5 * time.Minute},
@@ -21,10 +24,32 @@ func (m *Manager) restartInstance() engine.Workflow {
 	}
 }
 
+// startServer brings back a server that is down, such as one whose address was taken when it was to start.
+func (m *Manager) startServer(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	server, err := m.Cloud.Server(ctx, s.guest.ServerID)
+	if err != nil {
+		return err
+	}
+	switch server.Status {
+	case cloud.ServerActive:
+		return nil
+	case cloud.ServerShutoff, cloud.ServerError:
+		if err := m.Cloud.StartServer(ctx, server.ID); err != nil {
+			return err
+		}
+	}
+	op.SetProgress("the server is %s", server.Status)
+	return later(op, cloudPoll)
+}
+
 func (m *Manager) restartDatabase(ctx context.Context, op *engine.Operation) error {
 	s, err := m.load(ctx, op)
 	if err != nil {
 		return err
 	}
-	return m.agent(s).Restart(ctx, fence(op, s, "restart"))
+	return refused(m.agent(s).Restart(ctx, fence(op, s, "restart")))
 }

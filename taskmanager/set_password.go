@@ -19,7 +19,7 @@ func (m *Manager) setPassword() engine.Workflow {
 			{Name: "applyPassword", Doc: "setting the password", Run: m.applyPassword, Within: 10 * time.Minute},
 			{Name: "markPassword", Doc: "publishing the instance", Run: m.markPassword, Within: 5 * time.Minute},
 		},
-		Failed: m.restorePassword,
+		Failed: m.restoring(m.restorePassword, m.keepPassword),
 		Ended:  "ACTIVE with the fault and the old password.",
 	}
 }
@@ -79,25 +79,17 @@ func (m *Manager) restorePassword(ctx context.Context, op *engine.Operation) err
 	if err != nil {
 		return err
 	}
-	now, err := m.Store.Now(ctx)
-	if err != nil {
-		return err
-	}
-	if now.Sub(op.StepSince) < revertTime {
-		if err := m.restoreOldPassword(ctx, op, s); err != nil {
-			return err
-		}
-	}
-	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
-		s.instance.Task, s.instance.Fault = dbaas.TaskNone, op.Failure
-		return dropPending(tx, s.instance.ID)
-	})
-}
-
-func (m *Manager) restoreOldPassword(ctx context.Context, op *engine.Operation, s *subject) error {
 	desired, err := m.desired(ctx, s)
 	if err != nil {
 		return err
 	}
-	return m.reapply(ctx, op, s, desired.Values, true)
+	_, err = m.reapply(ctx, op, s, desired, true)
+	return err
+}
+
+func (m *Manager) keepPassword(ctx context.Context, op *engine.Operation, _ bool) error {
+	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
+		s.instance.Task, s.instance.Fault = s.instance.IdleTask(), op.Failure
+		return dropPending(tx, s.instance.ID)
+	})
 }

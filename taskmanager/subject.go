@@ -8,6 +8,7 @@ import (
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/rpc"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
@@ -122,54 +123,80 @@ func (m *Manager) awaitAgent(ctx context.Context, op *engine.Operation) error {
 		return err
 	}
 	if len(s.guest.PublicKey) == 0 {
-		return engine.Wait(agentPoll)
+		return later(op, agentPoll)
 	}
-	if _, err := m.agent(s).Status(ctx); err != nil {
+	if _, err := m.status(ctx, s); err != nil {
 		op.SetProgress("the guest agent does not answer yet")
-		return engine.Wait(agentPoll)
+		return later(op, agentPoll)
 	}
 	return nil
 }
 
-// awaitReady waits until the database serves, and until what the API shows says so too.
+// status asks the subject's agent how its database is. A silent one keeps a worker no longer than a user would wait.
+func (m *Manager) status(ctx context.Context, s *subject) (*guest.StatusReport, error) {
+	ctx, cancel := context.WithTimeout(ctx, rpc.DefaultCallTimeout)
+	defer cancel()
+	return m.agent(s).Status(ctx)
+}
+
+// awaitReady waits until the database serves, and has what the API shows say so too.
 func (m *Manager) awaitReady(ctx context.Context, op *engine.Operation) error {
 	s, err := m.load(ctx, op)
 	if err != nil {
 		return err
 	}
-	report, err := m.agent(s).Status(ctx)
+	report, err := m.status(ctx, s)
 	if err != nil {
 		op.SetProgress("the guest agent does not answer")
-		return engine.Wait(agentPoll)
+		return later(op, agentPoll)
 	}
 	if report.Status.Status != dbaas.GuestHealthy {
 		op.SetProgress("the database is %s: %s", report.Status.Status, report.Status.Cause)
-		return engine.Wait(readyPoll)
+		if hopeless(report.Status.Status) && inStep(op) > crashPatience {
+			return engine.Permanent(dbaas.Errorf(dbaas.Unprocessable, "The database does not come up. %s", report.Status.Cause))
+		}
+		return later(op, readyPoll)
 	}
-	if s.guest.Status != dbaas.GuestHealthy {
-		return engine.Wait(readyPoll)
+	if s.guest.Status == dbaas.GuestHealthy {
+		return nil
 	}
-	return nil
+	return m.update(ctx, op, func(tx *store.Tx, s *subject) error { // its report is on its way, or was lost
+		s.guest.Status, s.guest.StatusCause, s.guest.StatusAt = dbaas.GuestHealthy, "", tx.Now()
+		return nil
+	})
 }
 
+// crashPatience is how long a database may keep ending by itself before waiting for it is given up: what else a tenant
+// can do about it (a larger volume, another value) is refused as long as the operation runs.
+const crashPatience = time.Minute
+
+// hopeless tells a database that does not run from one that is on its way.
+func hopeless(g dbaas.GuestStatus) bool { return g == dbaas.GuestCrashed || g == dbaas.GuestFailed }
+
+// How soon a step looks again at what it waits for; see later.
 const (
+	cloudPoll = time.Second            // the cloud does not tell by itself
 	agentPoll = time.Second            // a first contact wakes the operation sooner
 	readyPoll = 200 * time.Millisecond // a report wakes the operation sooner
+	mostPoll  = 10 * time.Second
 )
+
+// later ends a step that has to look again: soon at first, less and less often the longer it takes, so that many slow
+// operations are no load.
+func later(op *engine.Operation, first time.Duration) error {
+	return engine.Wait(min(max(first, inStep(op)/8), mostPoll))
+}
+
+// inStep is how long the operation has been in its step (or its Failed), by the store's clock at its last claim or save.
+func inStep(op *engine.Operation) time.Duration { return op.UpdatedAt.Sub(op.StepSince) }
 
 // settle ends a change well: the instance is idle again and what it has now is what the next failure goes back to.
 // restart names parameters that take effect only at the next start.
 func settle(s *subject, restart []string) {
-	s.instance.Task = dbaas.TaskNone
-	if len(restart) > 0 {
-		s.instance.Task = dbaas.TaskRestartRequired
-	}
 	s.instance.Fault = nil
-	s.instance.Applied = shape(s.instance)
-}
-
-func shape(in *dbaas.Instance) *dbaas.Shape {
-	return &dbaas.Shape{FlavorID: in.FlavorID, VolumeSize: in.VolumeSize, ConfigurationID: in.ConfigurationID}
+	s.instance.Applied = s.instance.Shape()
+	s.instance.Applied.RestartRequired = restart
+	s.instance.Task = s.instance.IdleTask()
 }
 
 // markActive is the last step of a change after which nothing is pending.
@@ -187,17 +214,46 @@ func (m *Manager) keepServing(ctx context.Context, op *engine.Operation, restore
 		if restore != nil {
 			restore(s)
 		}
-		s.instance.Task = dbaas.TaskNone
+		s.instance.Task = s.instance.IdleTask()
 		s.instance.Fault = op.Failure
 		return nil
 	})
 }
 
-// giveUp ends a change that left no usable database: ERROR, with the fault. Delete is what cleans up.
+// giveUp ends a change that left no usable database: ERROR, with the fault. Delete is what cleans up; where it has
+// removed the instance already there is nothing left to say.
 func (m *Manager) giveUp(ctx context.Context, op *engine.Operation) error {
-	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+	err := m.update(ctx, op, func(_ *store.Tx, s *subject) error {
 		s.instance.Task = dbaas.TaskError
 		s.instance.Fault = op.Failure
 		return nil
 	})
+	if dbaas.ErrorCode(err) == dbaas.NotFound {
+		return nil
+	}
+	return err
+}
+
+// revertTime is how long a failed change may try to put the world back as it was.
+const revertTime = 10 * time.Minute
+
+// restoring makes a workflow's Failed. restore puts the world back as it was before the change; end writes the rows, and
+// is told whether that succeeded. A world that does not answer within revertTime, or cannot be put back at all, must not
+// keep the instance busy: then end comes without it.
+func (m *Manager) restoring(restore func(context.Context, *engine.Operation) error,
+	end func(ctx context.Context, op *engine.Operation, restored bool) error) func(context.Context, *engine.Operation) error {
+	return func(ctx context.Context, op *engine.Operation) error {
+		restored := false
+		if inStep(op) < revertTime {
+			err := restore(ctx, op)
+			if err != nil && !engine.IsPermanent(err) {
+				return err
+			}
+			if err != nil {
+				m.Logger.ErrorContext(ctx, "failed change not reverted", "operation", op.ID, "kind", op.Kind, "error", err)
+			}
+			restored = err == nil
+		}
+		return end(ctx, op, restored)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
 
@@ -14,9 +15,9 @@ func (m *Manager) updateAccess() engine.Workflow {
 		Doc:  "Changes who may connect to an instance.",
 		Steps: []engine.Step{
 			{Name: "applyAccess", Doc: "setting up who may connect", Run: m.changeAccess, Within: 10 * time.Minute},
-			{Name: "markActive", Doc: "publishing the instance", Run: m.markActive, Within: 5 * time.Minute},
+			{Name: "markActive", Doc: "publishing the instance", Run: m.markAccess, Within: 5 * time.Minute},
 		},
-		Failed: m.restoreAccess,
+		Failed: m.restoring(m.restoreAccess, m.keepAccess),
 		Ended:  "ACTIVE with the fault and the rules that were in force before.",
 	}
 }
@@ -30,6 +31,14 @@ func (m *Manager) changeAccess(ctx context.Context, op *engine.Operation) error 
 	return err
 }
 
+// markAccess is the last step: what waited for a restart before goes on waiting.
+func (m *Manager) markAccess(ctx context.Context, op *engine.Operation) error {
+	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+		s.instance.Task, s.instance.Fault = s.instance.IdleTask(), nil
+		return nil
+	})
+}
+
 func (m *Manager) restoreAccess(ctx context.Context, op *engine.Operation) error {
 	var state control.AccessState
 	if err := op.Load(&state); err != nil {
@@ -39,14 +48,14 @@ func (m *Manager) restoreAccess(ctx context.Context, op *engine.Operation) error
 	if err != nil {
 		return err
 	}
-	now, err := m.Store.Now(ctx)
-	if err != nil {
+	_, err = m.applyAccess(ctx, s, state.Previous)
+	return err
+}
+
+func (m *Manager) keepAccess(ctx context.Context, op *engine.Operation, _ bool) error {
+	var state control.AccessState
+	if err := op.Load(&state); err != nil {
 		return err
-	}
-	if now.Sub(op.StepSince) < revertTime {
-		if _, err := m.applyAccess(ctx, s, state.Previous); err != nil {
-			return err
-		}
 	}
 	return m.keepServing(ctx, op, func(s *subject) { s.instance.Access = state.Previous })
 }

@@ -427,7 +427,7 @@ func TestMemoryOfMessagesIsBounded(t *testing.T) {
 func TestReports(t *testing.T) {
 	bus := inproc.New(inproc.Options{})
 	key := newKey()
-	r := NewReporter(bus.Guest("g1", "q1"), "g1", key)
+	r := NewReporter(bus.Guest("g1", "q1"), "g1", key, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	for i := range 2 {

@@ -21,9 +21,9 @@ type Reporter struct {
 	sequence  atomic.Int64
 }
 
-// NewReporter makes the reporter of an agent process that starts now.
-func NewReporter(t rpc.Transport, guestID string, key []byte) *Reporter {
-	return &Reporter{transport: t, guestID: guestID, key: key, bootID: uuid.NewString()}
+// NewReporter makes the reporter of an agent process that starts now, for the boot-th time.
+func NewReporter(t rpc.Transport, guestID string, key []byte, boot int64) *Reporter {
+	return &Reporter{transport: t, guestID: guestID, key: key, bootID: dbaas.BootID(boot, uuid.NewString())}
 }
 
 // Report sends the status. After an error it was perhaps not sent: the agent says it again, as it stands then.

@@ -97,6 +97,9 @@ func (g *reportedGuest) knows(r ReportRow) bool {
 	if r.BootID == g.BootID {
 		return r.Sequence <= g.Sequence
 	}
+	if bytes.Equal(r.PublicKey, g.PublicKey) && dbaas.BootedBefore(r.BootID, g.BootID) { // also one that was never heard of
+		return true
+	}
 	return slices.Contains(strings.Fields(g.PreviousBootID), r.BootID)
 }
 
