@@ -7,7 +7,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -148,26 +147,22 @@ func (s *Service) nudge(ctx context.Context, operationIDs ...string) {
 // nudgeTimeout bounds what an absent broker adds to a request.
 const nudgeTimeout = 100 * time.Millisecond
 
-// Await returns the operation once it has ended, or as it stands when atMost is over.
+// Await returns the operation once it has ended, or as it stands when atMost is over. It fails when ctx ends before.
 func (s *Service) Await(ctx context.Context, operationID string, atMost time.Duration) (*dbaas.Operation, error) {
-	ctx, cancel := context.WithTimeout(ctx, atMost)
-	defer cancel()
+	over := time.NewTimer(atMost)
+	defer over.Stop()
 	tick := time.NewTicker(awaitTick)
 	defer tick.Stop()
-	var last *dbaas.Operation
 	for {
 		op, err := s.Store.Operation(ctx, operationID)
-		switch {
-		case err == nil && op.Status.Ended():
-			return op, nil
-		case err == nil:
-			last = op
-		case last == nil || !errors.Is(err, context.DeadlineExceeded):
-			return last, err
+		if err != nil || op.Status.Ended() {
+			return op, err
 		}
 		select {
+		case <-over.C:
+			return op, nil
 		case <-ctx.Done():
-			return last, nil
+			return op, ctx.Err()
 		case <-tick.C:
 		}
 	}
