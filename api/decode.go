@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"reflect"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/grove-dbaas/grove/api/wire"
@@ -303,45 +303,11 @@ func didYouMean(key string, known map[string]reflect.StructField) string {
 	if len(key) > 64 {
 		return ""
 	}
-	type candidate struct {
-		name     string
-		distance int
-	}
-	var near []candidate
-	for name := range known {
-		if d := distance(strings.ToLower(key), strings.ToLower(name)); d <= 1+len(name)/3 {
-			near = append(near, candidate{name, d})
-		}
-	}
-	if len(near) == 0 {
+	nearest := dbaas.Nearest(key, slices.Sorted(maps.Keys(known)))
+	if nearest == "" {
 		return ""
 	}
-	sort.Slice(near, func(i, j int) bool {
-		a, b := near[i], near[j]
-		return a.distance < b.distance || a.distance == b.distance && a.name < b.name
-	})
-	return "; did you mean " + near[0].name + "?"
-}
-
-// distance is Levenshtein's.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return "; did you mean " + nearest + "?"
 }
 
 // printable makes a client's own words fit for a message: short, and without control characters.
