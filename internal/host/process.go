@@ -208,7 +208,7 @@ type Stray struct {
 
 // Strays lists the processes that belong to units below dir, also when all records are gone: those that carry the
 // units' mark, and those that work in the directory in a session that was made for it. Someone's shell that happens to
-// stand there is none of them.
+// stand there is none of them, nor is a command in the caller's own session, whose leader may be long gone.
 func Strays(dir string) ([]Stray, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -237,6 +237,9 @@ func strayPath(pid int, dir string) string {
 	}
 	path := workDir(pid)
 	if !beneath(path, dir) {
+		return ""
+	}
+	if own, err := unix.Getsid(0); err == nil && own == st.session {
 		return ""
 	}
 	if _, err = readStat(st.session); st.session == pid || err != nil || beneath(workDir(st.session), dir) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -417,6 +418,26 @@ func TestShellInADirectoryIsNoStray(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A build server's shell is often gone while its children go on.
+func TestShellInADirectoryIsNoStrayInASessionWithoutLeader(t *testing.T) {
+	report := filepath.Join(t.TempDir(), "report")
+	script := `("$0" -test.run='^TestShellInADirectoryIsNoStray$' >"$1.part" 2>&1; mv "$1.part" "$1") &`
+	cmd := exec.Command("sh", "-c", script, os.Args[0], report)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var out []byte
+	eventually(t, "a report", func() bool {
+		var err error
+		out, err = os.ReadFile(report)
+		return err == nil
+	})
+	if !strings.HasSuffix(string(out), "PASS\n") {
+		t.Fatalf("%s", out)
 	}
 }
 
