@@ -23,15 +23,59 @@ type Datastore interface {
 // Desired is everything that a guest's database should be. It is complete: what is not in it is the default. The same
 // Desired applied twice changes nothing.
 type Desired struct {
-	Version    string         `json:"version"` // of the manifest: "7.0"
-	Address    string         `json:"address"`
-	FlavorRAM  int            `json:"flavor_ram"` // MB
-	VCPUs      int            `json:"vcpus"`
-	VolumeSize int            `json:"volume_size"` // GB
-	Values     map[string]any `json:"values"`      // of the configuration group; validated against the manifest
+	Version     string            `json:"version"` // of the manifest: "7.0"
+	Address     string            `json:"address"`
+	FlavorRAM   int               `json:"flavor_ram"` // MB
+	VCPUs       int               `json:"vcpus"`
+	VolumeSize  int               `json:"volume_size"` // GB
+	Values      map[string]any    `json:"values"`      // of the configuration group; validated against the manifest
+	Persistence dbaas.Persistence `json:"persistence,omitempty"`
+	Profile     string            `json:"profile,omitempty"` // of tuning, from the manifest
+	// Master is whom this database follows; nil: it follows nobody, and takes writes.
+	Master *Endpoint `json:"master,omitempty"`
+	// Peers are the other members of the group. The agent looks at them and reports what it sees.
+	Peers []Endpoint `json:"peers,omitempty"`
+	// Failover: should this database die as the master of its group, another is to take over, and it waits for its new
+	// role before it starts again.
+	Failover bool `json:"failover,omitempty"`
+	// Durability of a hot standby; nil for all others.
+	Durability *dbaas.HighAvailability `json:"durability,omitempty"`
+	// Cluster: the database is a member of a cluster, whose topology it keeps itself.
+	Cluster bool `json:"cluster,omitempty"`
+	// TLS is how tenants connect; nil: plain. Its key is the secret "tls_key".
+	TLS *TLS `json:"tls,omitempty"`
 	// Secrets by kind ("password"); never logged, never journalled in clear. Only Prepare and a change of secrets carry
 	// them: nil means "as they are".
 	Secrets map[string]string `json:"-"`
+}
+
+// Endpoint is where a member of a group listens.
+type Endpoint struct {
+	GuestID string `json:"guest_id"`
+	Address string `json:"address"`
+	Port    int    `json:"port"`
+}
+
+// TLS is a server's certificate. All of it may be known.
+type TLS struct {
+	Mode        dbaas.TLSMode `json:"mode"`
+	Certificate string        `json:"certificate"` // PEM, with the chain
+	CA          string        `json:"ca"`          // PEM, of Grove's own authority
+}
+
+// The kinds of secrets that a Desired carries.
+const (
+	SecretPassword    = "password"    // of the tenant's own account
+	SecretReplication = "replication" // of the account by which members reach each other
+	SecretUsers       = "users"       // JSON: []UserAccount
+	SecretTLSKey      = "tls_key"     // PEM
+)
+
+// UserAccount is a tenant's further account, as the secret "users" carries it.
+type UserAccount struct {
+	Name   string   `json:"name"`
+	Hash   string   `json:"hash"` // SHA-256 of the password, in hexadecimal
+	Grants []string `json:"grants"`
 }
 
 // Applied is what came of a Configure.

@@ -1,6 +1,10 @@
 package datastore
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/grove-dbaas/grove/internal/dbaas"
+)
 
 // Manifest is all that the control plane knows of a datastore, as data.
 type Manifest struct {
@@ -13,6 +17,8 @@ type Manifest struct {
 	URIScheme string
 	URIPort   int
 	TCPPorts  []int // that must be free on the address and open in the security group
+	// PeerPorts must be free too, and open between the members of a group alone.
+	PeerPorts []int
 	// Root names the account in the answer of "enable root" (api.md 3.10: Redis says "-").
 	Root       string
 	Parameters []Parameter
@@ -24,7 +30,27 @@ type Manifest struct {
 
 // Capabilities says which parts of the API a datastore serves.
 type Capabilities struct {
-	Root bool
+	Root        bool
+	Replication bool // replica_of, promote, eject, detach; hot standby
+	Cluster     *ClusterShape
+	Users       bool
+	Persistence []dbaas.Persistence // that a tenant may choose; none: it is not a choice
+	TLS         bool
+	Profiles    []Profile
+	// Upgrades lists for each version those that its data can be brought to.
+	Upgrades map[string][]string
+}
+
+// ClusterShape bounds the clusters that a datastore can form.
+type ClusterShape struct {
+	MinMasters  int
+	MostMembers int
+}
+
+// Profile is a named kind of use that a database is tuned for.
+type Profile struct {
+	Name string
+	Doc  string // one sentence, for tenants
 }
 
 // Version is a version that a datastore can drive.

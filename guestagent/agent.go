@@ -182,13 +182,42 @@ func (a *Agent) Restart(ctx context.Context, f guest.Fence) error {
 }
 
 // Stop implements [guest.API].
-func (a *Agent) Stop(ctx context.Context, f guest.Fence) error {
-	return a.prepared(ctx, f, nil, func(ctx context.Context) (any, error) {
+func (a *Agent) Stop(ctx context.Context, r guest.StopRequest) error {
+	return a.prepared(ctx, r.Fence, nil, func(ctx context.Context) (any, error) {
 		a.state.Running = false
 		if err := a.saveState(); err != nil {
 			return nil, err
 		}
+		if r.Now {
+			return nil, a.kill(ctx)
+		}
 		return nil, a.driver.Stop(ctx)
+	})
+}
+
+// kill ends the database as a crash does, whatever state its processes are in.
+func (a *Agent) kill(ctx context.Context) error {
+	var errs []error
+	for _, unit := range a.driver.Units() {
+		errs = append(errs, a.Host.Units.Kill(ctx, unit))
+	}
+	return errors.Join(errs...)
+}
+
+// Upgrade implements [guest.API].
+func (a *Agent) Upgrade(ctx context.Context, r guest.ConfigureRequest) error {
+	driver, ok := a.driver.(datastore.Upgrader)
+	if !ok {
+		return dbaas.Errorf(dbaas.NotImplemented, "The datastore %s cannot be upgraded in place.", a.Datastore.Manifest().Name)
+	}
+	secrets, err := a.open(r.Sealed)
+	if err != nil {
+		return err
+	}
+	return a.prepared(ctx, r.Fence, nil, func(ctx context.Context) (any, error) {
+		desired := r.Desired
+		desired.Secrets = secrets
+		return nil, driver.Upgrade(ctx, desired)
 	})
 }
 
@@ -244,9 +273,9 @@ func (a *Agent) Job(_ context.Context, id string) (*guest.JobStatus, error) {
 		return nil, err
 	}
 	if !done {
-		return &guest.JobStatus{ID: id, State: "unknown"}, nil
+		return &guest.JobStatus{ID: id, JobState: datastore.JobState{State: "unknown"}}, nil
 	}
-	return &guest.JobStatus{ID: id, State: "succeeded", Result: result}, nil
+	return &guest.JobStatus{ID: id, JobState: datastore.JobState{State: "succeeded", Result: result}}, nil
 }
 
 // Action implements [guest.API].
@@ -258,6 +287,11 @@ func (a *Agent) Action(ctx context.Context, r guest.ActionRequest) (json.RawMess
 	var result json.RawMessage
 	err := a.prepared(ctx, r.Fence, &result, func(ctx context.Context) (any, error) { return action(ctx, r.Args) })
 	return result, err
+}
+
+// BeginAction implements [guest.API].
+func (a *Agent) BeginAction(_ context.Context, r guest.ActionRequest) error {
+	return dbaas.Errorf(dbaas.NotImplemented, "This agent runs no jobs, and so not %q.", r.Name)
 }
 
 // prepared is command for a guest that has a database.

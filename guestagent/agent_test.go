@@ -249,7 +249,7 @@ func TestLife(t *testing.T) {
 	if err := b.tenant("another password").Do(t.Context(), "select", 20).Err(); err != nil {
 		t.Error(err)
 	}
-	if err := b.client.Stop(b.ctx(), fence("stop")); err != nil {
+	if err := b.client.Stop(b.ctx(), guest.StopRequest{Fence: fence("stop")}); err != nil {
 		t.Fatal(err)
 	}
 	b.awaitStatus(dbaas.GuestShutdown)
@@ -386,7 +386,7 @@ func TestCrash(t *testing.T) {
 		return nil
 	})
 	b.awaitStatus(dbaas.GuestHealthy)
-	if err := b.client.Stop(b.ctx(), fence("stop")); err != nil {
+	if err := b.client.Stop(b.ctx(), guest.StopRequest{Fence: fence("stop")}); err != nil {
 		t.Fatal(err)
 	}
 	b.end()
@@ -623,7 +623,7 @@ func TestDisk(t *testing.T) {
 	if _, err := b.client.Configure(b.ctx(), guest.ConfigureRequest{Fence: fence("grow"), Desired: b.desired()}); err != nil {
 		t.Errorf("a full volume cannot be grown: %v", err)
 	}
-	if err := b.client.Stop(b.ctx(), fence("stop")); err != nil {
+	if err := b.client.Stop(b.ctx(), guest.StopRequest{Fence: fence("stop")}); err != nil {
 		t.Errorf("a database with a full volume cannot be stopped: %v", err)
 	}
 }

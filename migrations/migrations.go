@@ -44,12 +44,15 @@ func New(db *sql.DB, dialect goose.Dialect) (*goose.Provider, error) {
 // inGo lists the migrations written in Go. Each has its number on every database, and nothing to do where it is not
 // meant.
 func inGo(dialect goose.Dialect) []*goose.Migration {
-	up, down := postgresStorageUp, postgresStorageDown
-	if dialect != PostgreSQL {
-		up, down = nothing, nothing
+	onlyPostgres := func(deed func(context.Context, *sql.Tx) error) *goose.GoFunc {
+		if dialect != PostgreSQL {
+			deed = nothing
+		}
+		return &goose.GoFunc{RunTx: deed}
 	}
 	return []*goose.Migration{
-		goose.NewGoMigration(2, &goose.GoFunc{RunTx: up}, &goose.GoFunc{RunTx: down}),
+		goose.NewGoMigration(2, onlyPostgres(postgresStorageUp), onlyPostgres(postgresStorageDown)),
+		goose.NewGoMigration(4, onlyPostgres(collateFormsUp), onlyPostgres(nothing)),
 	}
 }
 

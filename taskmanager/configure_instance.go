@@ -46,7 +46,7 @@ func (m *Manager) applyConfiguration(ctx context.Context, op *engine.Operation) 
 	}
 	request := guest.ConfigureRequest{Fence: fence(op, s, "configure"), Desired: desired}
 	if state.SetsPassword {
-		if request.Sealed, err = m.sealPassword(ctx, s, control.SecretPendingPassword); err != nil {
+		if request.Sealed, err = m.seal(ctx, s, control.SecretPendingPassword); err != nil {
 			return err
 		}
 	}
@@ -65,7 +65,7 @@ func (m *Manager) markConfigured(ctx context.Context, op *engine.Operation) erro
 	}
 	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
 		if state.SetsPassword {
-			if err := adoptPassword(tx, s.instance.ID); err != nil {
+			if err := adoptPassword(tx, s.group.ID); err != nil {
 				return err
 			}
 		}
@@ -103,7 +103,7 @@ func (m *Manager) keepConfiguration(ctx context.Context, op *engine.Operation, r
 		return err
 	}
 	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
-		if err := dropPending(tx, s.instance.ID); err != nil {
+		if err := dropPending(tx, s.group.ID); err != nil {
 			return err
 		}
 		if !restored && s.instance.Applied != nil {
@@ -135,7 +135,7 @@ func stillThere(tx *store.Tx, configurationID string) (string, error) {
 func (m *Manager) reapply(ctx context.Context, op *engine.Operation, s *subject, desired datastore.Desired, password bool) (_ *datastore.Applied, err error) {
 	request := guest.ConfigureRequest{Fence: fence(op, s, "restore"), Desired: desired}
 	if password {
-		if request.Sealed, err = m.sealPassword(ctx, s, control.SecretPassword); err != nil {
+		if request.Sealed, err = m.seal(ctx, s, control.SecretPassword); err != nil {
 			return nil, err
 		}
 	}
@@ -143,8 +143,8 @@ func (m *Manager) reapply(ctx context.Context, op *engine.Operation, s *subject,
 }
 
 // adoptPassword makes the pending password the instance's. Without a pending one it was done before.
-func adoptPassword(tx *store.Tx, instanceID string) error {
-	id, err := tx.FindSecret(instanceID, control.SecretPendingPassword)
+func adoptPassword(tx *store.Tx, groupID string) error {
+	id, err := tx.FindSecret(groupID, control.SecretPendingPassword)
 	if err != nil || id == "" {
 		return err
 	}
@@ -152,8 +152,8 @@ func adoptPassword(tx *store.Tx, instanceID string) error {
 }
 
 // dropPending forgets a password that was not set after all.
-func dropPending(tx *store.Tx, instanceID string) error {
-	id, err := tx.FindSecret(instanceID, control.SecretPendingPassword)
+func dropPending(tx *store.Tx, groupID string) error {
+	id, err := tx.FindSecret(groupID, control.SecretPendingPassword)
 	if err != nil || id == "" {
 		return err
 	}

@@ -39,6 +39,7 @@ func (m *Manager) createInstance() engine.Workflow {
 
 // createState is what the steps of a create pass on.
 type createState struct {
+	aboutGuest
 	SecurityGroupID string `json:"security_group_id"`
 }
 
@@ -54,7 +55,7 @@ func (m *Manager) ensureSecurityGroup(ctx context.Context, op *engine.Operation)
 	if err != nil {
 		return err
 	}
-	return op.Put(createState{SecurityGroupID: id})
+	return op.Put(createState{aboutGuest: aboutGuest{GuestID: s.guest.ID}, SecurityGroupID: id})
 }
 
 // applyAccess makes the guest's security group as access says.
@@ -264,7 +265,7 @@ func (m *Manager) prepareGuest(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return err
 	}
-	sealed, err := m.sealPassword(ctx, s, control.SecretPassword)
+	sealed, err := m.seal(ctx, s, control.SecretPassword)
 	if err != nil {
 		return err
 	}

@@ -95,7 +95,7 @@ func (m *Manager) deleteAccount(ctx context.Context, op *engine.Operation) error
 func (m *Manager) removeInstance(ctx context.Context, op *engine.Operation) error {
 	var guestID string
 	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
-		s, err := readSubject(tx, op.ResourceID)
+		s, err := readSubject(tx, op)
 		if err != nil {
 			return err
 		}

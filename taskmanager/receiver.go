@@ -69,7 +69,7 @@ func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.St
 		GuestID: g.ID, BootID: e.BootID, Sequence: e.Sequence,
 		Status: dbaas.GuestStatus(clip(string(r.Status.Status), longestKind)), StatusCause: clip(r.Status.Cause, longestSentence),
 		PublicKey: r.PublicKey, AgentVersion: clip(r.AgentVersion, longestKind),
-		Observed: r.Status.Observed, Events: reportedEvents(g, r),
+		Observed: r.Status.Observed, Peers: peersOf(r), Events: reportedEvents(g, r),
 	})
 	if err != nil || !changed {
 		return err
@@ -80,6 +80,18 @@ func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.St
 		m.engine.Nudge(id)
 	}
 	return err
+}
+
+// peersOf is how a guest sees the others of its group, as it is stored.
+func peersOf(r *guest.StatusReport) dbaas.JSON {
+	if len(r.Peers) == 0 {
+		return nil
+	}
+	text, err := json.Marshal(r.Peers)
+	if err != nil {
+		return nil
+	}
+	return text
 }
 
 // Bounds of what is believed of a guest. The events that bills are made from are not a guest's to tell.

@@ -36,7 +36,7 @@ func (m *Manager) stopDatabase(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return err
 	}
-	return refused(m.agent(s).Stop(ctx, fence(op, s, "stop")))
+	return refused(m.agent(s).Stop(ctx, guest.StopRequest{Fence: fence(op, s, "stop")}))
 }
 
 func (m *Manager) startDatabase(ctx context.Context, op *engine.Operation) error {

@@ -33,7 +33,7 @@ func (m *Manager) applyPassword(ctx context.Context, op *engine.Operation) error
 	if err != nil {
 		return err
 	}
-	sealed, err := m.sealPassword(ctx, s, control.SecretPendingPassword)
+	sealed, err := m.seal(ctx, s, control.SecretPendingPassword)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (m *Manager) markPassword(ctx context.Context, op *engine.Operation) error 
 		return err
 	}
 	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
-		if err := adoptPassword(tx, s.instance.ID); err != nil {
+		if err := adoptPassword(tx, s.group.ID); err != nil {
 			return err
 		}
 		s.instance.RootEnabledAt, s.instance.RootEnabledBy = dbaas.Instant(0), ""
@@ -90,6 +90,6 @@ func (m *Manager) restorePassword(ctx context.Context, op *engine.Operation) err
 func (m *Manager) keepPassword(ctx context.Context, op *engine.Operation, _ bool) error {
 	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
 		s.instance.Task, s.instance.Fault = s.instance.IdleTask(), op.Failure
-		return dropPending(tx, s.instance.ID)
+		return dropPending(tx, s.group.ID)
 	})
 }

@@ -16,15 +16,37 @@ import (
 // subject is what a step works on: the rows around the operation's instance, read under its lease.
 type subject struct {
 	instance *dbaas.Instance
-	guest    *dbaas.Guest
+	guest    *dbaas.Guest // that the step is about: the one that the operation's state names, else the primary
 	group    *dbaas.Group
+	members  []member // everyone in the group, this guest included
+}
+
+// member is a guest of the group with its instance.
+type member struct {
+	instance *dbaas.Instance
+	guest    *dbaas.Guest
+}
+
+// on gives the subject of the same operation with another member in its middle.
+func (s *subject) on(m member) *subject {
+	return &subject{instance: m.instance, guest: m.guest, group: s.group, members: s.members}
+}
+
+// primary tells whether the member takes its instance's writes.
+func (m member) primary() bool {
+	return m.instance.PrimaryGuestID == "" || m.instance.PrimaryGuestID == m.guest.ID
+}
+
+// aboutGuest is the part of an operation's state that names the guest it is about.
+type aboutGuest struct {
+	GuestID string `json:"guest_id,omitempty"`
 }
 
 // load reads the operation's subject. It fails with engine.ErrLeaseLost when another worker holds the operation.
 func (m *Manager) load(ctx context.Context, op *engine.Operation) (*subject, error) {
 	var s *subject
 	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) (err error) {
-		s, err = readSubject(tx, op.ResourceID)
+		s, err = readSubject(tx, op)
 		return err
 	})
 	return s, err
@@ -33,7 +55,7 @@ func (m *Manager) load(ctx context.Context, op *engine.Operation) (*subject, err
 // update changes the operation's subject, under its lease and in one transaction.
 func (m *Manager) update(ctx context.Context, op *engine.Operation, edit func(tx *store.Tx, s *subject) error) error {
 	return m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
-		s, err := readSubject(tx, op.ResourceID)
+		s, err := readSubject(tx, op)
 		if err != nil {
 			return err
 		}
@@ -47,20 +69,68 @@ func (m *Manager) update(ctx context.Context, op *engine.Operation, edit func(tx
 	})
 }
 
-func readSubject(tx *store.Tx, instanceID string) (*subject, error) {
-	in, err := tx.Instance(instanceID)
-	if err != nil {
+func readSubject(tx *store.Tx, op *engine.Operation) (*subject, error) {
+	var about aboutGuest
+	if err := op.Load(&about); err != nil {
 		return nil, err
 	}
-	guests, err := tx.Guests(in.ID)
+	in, err := tx.Instance(op.ResourceID)
 	if err != nil {
 		return nil, err
-	}
-	if len(guests) == 0 {
-		return nil, engine.Permanent(dbaas.Errorf(dbaas.Internal, "Instance %s has no guest.", in.ID))
 	}
 	group, err := tx.Group(in.GroupID)
-	return &subject{instance: in, guest: &guests[0], group: group}, err
+	if err != nil {
+		return nil, err
+	}
+	s := &subject{group: group}
+	if s.members, err = readMembers(tx, in); err != nil {
+		return nil, err
+	}
+	for _, m := range s.members {
+		if m.instance == in && (m.guest.ID == about.GuestID || about.GuestID == "" && m.primary()) {
+			return s.on(m), nil
+		}
+	}
+	return nil, engine.Permanent(dbaas.Errorf(dbaas.Internal, "Instance %s has no guest %s.", in.ID, about.GuestID))
+}
+
+// readMembers reads the guests of an instance's group with their instances, of which in is one.
+func readMembers(tx *store.Tx, in *dbaas.Instance) ([]member, error) {
+	instances, err := tx.GroupMembers(in.GroupID)
+	if err != nil {
+		return nil, err
+	}
+	byID := make(map[string]*dbaas.Instance, len(instances))
+	for i := range instances {
+		byID[instances[i].ID] = &instances[i]
+	}
+	byID[in.ID] = in
+	guests, err := tx.GroupGuests(in.GroupID)
+	if err != nil {
+		return nil, err
+	}
+	var members []member
+	for i := range guests {
+		if instance := byID[guests[i].InstanceID]; instance != nil {
+			members = append(members, member{instance: instance, guest: &guests[i]})
+		}
+	}
+	return members, nil
+}
+
+// follows gives the member whose writes the subject's guest is to follow; nil when it takes writes itself, or keeps its
+// own topology.
+func (s *subject) follows() *member {
+	of := s.instance.ReplicaOf
+	if !(member{s.instance, s.guest}).primary() {
+		of = s.instance.ID
+	}
+	for i, m := range s.members {
+		if of != "" && m.instance.ID == of && m.primary() {
+			return &s.members[i]
+		}
+	}
+	return nil
 }
 
 // agent gives the API of the subject's agent.
@@ -101,19 +171,52 @@ func (m *Manager) desiredWith(ctx context.Context, s *subject, values map[string
 	if !ok {
 		return datastore.Desired{}, engine.Permanent(dbaas.Errorf(dbaas.BadRequest, "Flavor %s is no longer on offer.", s.instance.FlavorID))
 	}
-	return datastore.Desired{
+	manifest, err := m.manifest(*version)
+	if err != nil {
+		return datastore.Desired{}, err
+	}
+	d := datastore.Desired{
 		Version: version.Name, Address: s.guest.Address, FlavorRAM: flavor.RAM, VCPUs: flavor.VCPUs,
 		VolumeSize: s.instance.VolumeSize, Values: values,
-	}, nil
+		Persistence: s.instance.Persistence, Profile: s.instance.Profile,
+		Cluster: s.instance.ClusterID != "", Durability: s.instance.HighAvailability,
+	}
+	s.place(&d, manifest.URIPort)
+	return d, nil
 }
 
-// sealPassword gives the instance's password of a kind, sealed to the agent.
-func (m *Manager) sealPassword(ctx context.Context, s *subject, kind string) (guest.Sealed, error) {
-	password, err := m.Store.RevealSecret(ctx, s.instance.ID, kind)
+// place says where in its group the subject's database stands.
+func (s *subject) place(d *datastore.Desired, port int) {
+	if master := s.follows(); master != nil {
+		d.Master = master.endpoint(port)
+	}
+	for _, m := range s.members {
+		if m.guest.ID != s.guest.ID && m.guest.Address != "" {
+			d.Peers = append(d.Peers, *m.endpoint(port))
+		}
+		if m.instance.ID == s.instance.ID && !m.primary() {
+			d.Failover = true
+		}
+	}
+}
+
+func (m member) endpoint(port int) *datastore.Endpoint {
+	return &datastore.Endpoint{GuestID: m.guest.ID, Address: m.guest.Address, Port: port}
+}
+
+// seal gives the group's secrets, sealed to the agent. kind says which password is the tenant's.
+func (m *Manager) seal(ctx context.Context, s *subject, kind string) (guest.Sealed, error) {
+	password, err := m.Store.RevealSecret(ctx, s.group.ID, kind)
 	if err != nil {
 		return nil, err
 	}
-	return guest.SealSecrets(s.guest.PublicKey, map[string]string{control.SecretPassword: string(password)})
+	replication, err := m.Store.RevealSecret(ctx, s.group.ID, control.SecretReplication)
+	if err != nil {
+		return nil, err
+	}
+	return guest.SealSecrets(s.guest.PublicKey, map[string]string{
+		datastore.SecretPassword: string(password), datastore.SecretReplication: string(replication),
+	})
 }
 
 // awaitAgent waits until the agent answers.

@@ -129,7 +129,11 @@ func TestGroupPassword(t *testing.T) {
 	op, err := h.UpdateInstance(h.ctx(), tenant, id, control.UpdateInstance{Configuration: &group.ID})
 	must(t, err)
 	h.tx(func(tx *store.Tx) error {
-		secretID, err := tx.FindSecret(id, control.SecretPendingPassword)
+		in, err := tx.Instance(id)
+		if err != nil {
+			return err
+		}
+		secretID, err := tx.FindSecret(in.GroupID, control.SecretPendingPassword)
 		if err != nil {
 			return err
 		}

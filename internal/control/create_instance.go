@@ -94,11 +94,12 @@ func insertInstance(tx *store.Tx, in *dbaas.Instance, created *Created) error {
 	if err := tx.InsertGroup(&dbaas.Group{ID: in.GroupID, ProjectID: in.ProjectID, Kind: dbaas.GroupSingle}); err != nil {
 		return err
 	}
+	in.PrimaryGuestID = newID()
 	if err := tx.InsertInstance(in); err != nil {
 		return err
 	}
 	guest := &dbaas.Guest{
-		ID: newID(), InstanceID: in.ID, GroupID: in.GroupID, ProjectID: in.ProjectID, Status: dbaas.GuestNew,
+		ID: in.PrimaryGuestID, InstanceID: in.ID, GroupID: in.GroupID, ProjectID: in.ProjectID, Status: dbaas.GuestNew,
 	}
 	guest.Queue = guest.ID + "." + hex.EncodeToString(randomBytes(16))
 	if err := tx.InsertGuest(guest); err != nil {
@@ -107,8 +108,11 @@ func insertInstance(tx *store.Tx, in *dbaas.Instance, created *Created) error {
 	if _, err := tx.PutSecret(guest.ID, SecretRPCKey, randomBytes(32)); err != nil {
 		return err
 	}
+	if _, err := tx.PutSecret(in.GroupID, SecretReplication, []byte(secret.GeneratePassword())); err != nil {
+		return err
+	}
 	var err error
-	created.PasswordSecretID, err = tx.PutSecret(in.ID, SecretPassword, []byte(created.Password))
+	created.PasswordSecretID, err = tx.PutSecret(in.GroupID, SecretPassword, []byte(created.Password))
 	return err
 }
 

@@ -244,7 +244,7 @@ func (s *Service) Credentials(ctx context.Context, c Caller, id string) (*Creden
 	if err != nil {
 		return nil, err
 	}
-	password, err := s.Store.RevealSecret(ctx, v.ID, SecretPassword)
+	password, err := s.Store.RevealSecret(ctx, v.GroupID, SecretPassword)
 	if err != nil {
 		return nil, err
 	}
@@ -271,8 +271,9 @@ func uri(m *datastore.Manifest, who *url.Userinfo, address string) string {
 
 // The kinds of secrets.
 const (
-	SecretPassword        = "password"         // of an instance: the tenant's account
-	SecretPendingPassword = "pending-password" // of an instance: what an operation is setting
+	SecretPassword        = "password"         // of a group: the tenant's account, the same on every member
+	SecretReplication     = "replication"      // of a group: the account by which its members reach each other
+	SecretPendingPassword = "pending-password" // of a group: what an operation is setting
 	SecretRPCKey          = "rpc-key"          // of a guest: signs its messages
 	SecretBrokerPassword  = "broker-password"  // of a guest: its login at the broker
 	secretValuePrefix     = "value:"           // of a configuration group: a secret parameter
@@ -314,8 +315,9 @@ func (s *Service) RevealSecret(ctx context.Context, c Caller, secretID string) (
 		if err != nil {
 			return err
 		}
-		if _, err := ownInstance(tx, c, row.OwnerID); err != nil {
-			return err
+		group, err := tx.Group(row.OwnerID)
+		if err != nil || !c.sees(group.ProjectID) {
+			return dbaas.Errorf(dbaas.NotFound, "Secret %s not found.", secretID)
 		}
 		value, err = tx.RevealSecret(secretID)
 		return err

@@ -68,7 +68,7 @@ func (s *Service) RootEnabled(ctx context.Context, c Caller, id string) (bool, e
 
 func (s *Service) setPassword(ctx context.Context, c Caller, id, password string, state PasswordState) (operationID, secretID string, err error) {
 	operationID, err = s.beginChange(ctx, c, id, dbaas.TaskUpdating, func(tx *store.Tx, in *dbaas.Instance) (ch change, err error) {
-		secretID, err = tx.PutSecret(in.ID, SecretPendingPassword, []byte(password))
+		secretID, err = tx.PutSecret(in.GroupID, SecretPendingPassword, []byte(password))
 		return change{kind: "set_password", state: state}, err
 	})
 	return operationID, secretID, err

@@ -120,7 +120,7 @@ func (s *Service) configure(ctx context.Context, tx *store.Tx, c Caller, in *dba
 		}
 		if value != nil {
 			state.SetsPassword = true
-			if _, err := tx.PutSecret(in.ID, SecretPendingPassword, value); err != nil {
+			if _, err := tx.PutSecret(in.GroupID, SecretPendingPassword, value); err != nil {
 				return "", err
 			}
 		}

@@ -22,8 +22,22 @@ type Instance struct {
 	Task               Task
 	Fault              *Fault `gorm:"serializer:json"`
 	DeletionProtection bool
-	RootEnabledAt      Instant // 0 when never enabled, or disabled since
-	RootEnabledBy      string
+	// HighAvailability is the wish for a standby behind the instance's address; nil: a single guest.
+	HighAvailability *HighAvailability `gorm:"serializer:json"`
+	Persistence      Persistence
+	Profile          string // of tuning, a name from the datastore's manifest; "" is the datastore's own default
+	TLS              TLSMode
+	// Stopped: the tenant had the database stopped. It stays so, and nothing is failed over, until it is started.
+	Stopped bool
+	// ShardID groups a master of a cluster with its replicas; "" outside of clusters.
+	ShardID string
+	// PrimaryGuestID is the guest that takes the instance's writes, as the control plane decided last; "" until there is
+	// one. What a guest really is, its Observed tells.
+	PrimaryGuestID string
+	// AddressID is the cloud's address that the tenant connects to, pointed at the primary's port.
+	AddressID     string
+	RootEnabledAt Instant // 0 when never enabled, or disabled since
+	RootEnabledBy string
 	// Applied is what the guest was last configured with. It equals the wish above when nothing is pending, and is what
 	// a change that fails for good goes back to.
 	Applied   *Shape  `gorm:"serializer:json"`
@@ -53,6 +67,52 @@ func (i *Instance) IdleTask() Task {
 	}
 	return TaskNone
 }
+
+// HighAvailability is what a tenant wants of a hot standby.
+type HighAvailability struct {
+	Durability Durability `json:"durability"`
+	// WhenDegraded says whether a bounded instance without a standby in reach takes writes.
+	WhenDegraded WhenDegraded `json:"when_degraded,omitempty"`
+}
+
+// Durability is what a failover may lose.
+type Durability string
+
+// The classes of durability. Async loses what had not reached the standby. Bounded loses no write that WAIT confirmed,
+// and of others no more than the bound on the standby's lag; without a fence it does not fail over.
+const (
+	DurabilityAsync   Durability = "async"
+	DurabilityBounded Durability = "bounded"
+)
+
+// WhenDegraded is what a bounded instance does with writes while its standby is out of reach.
+type WhenDegraded string
+
+// The choices when degraded; "" is refuse.
+const (
+	DegradedRefuse WhenDegraded = "refuse"
+	DegradedAccept WhenDegraded = "accept"
+)
+
+// Persistence is what a database keeps on disk.
+type Persistence string
+
+// The modes of persistence; "" is the append-only file.
+const (
+	PersistenceNone Persistence = "none"
+	PersistenceRDB  Persistence = "rdb"
+	PersistenceAOF  Persistence = "aof"
+)
+
+// TLSMode says how tenants' connections are encrypted.
+type TLSMode string
+
+// The modes of TLS; "" is off.
+const (
+	TLSOff  TLSMode = "off"
+	TLSOn   TLSMode = "on"   // TLS alone
+	TLSBoth TLSMode = "both" // TLS and, on its own port, plain
+)
 
 // Nic is the tenant's wish where an instance is connected.
 type Nic struct {
@@ -122,10 +182,58 @@ type Guest struct {
 	PublicKey    []byte // the agent's, for sealing secrets to it
 	AgentVersion string
 	Observed     JSON    `gorm:"serializer:json"` // the datastore's private view: role, version, ...
+	Peers        JSON    `gorm:"serializer:json"` // how this guest sees the others of its group: []datastore.PeerView
 	CreatedAt    Instant `gorm:"autoCreateTime:false"`
 	UpdatedAt    Instant `gorm:"autoUpdateTime:false"`
 	DeletedAt    Instant
 }
+
+// Cluster is one database spread over members, which are instances.
+type Cluster struct {
+	ID                 string
+	ProjectID          string
+	GroupID            string
+	Name               string
+	DatastoreVersionID string
+	ConfigurationID    string
+	Locality           string
+	ReplicasPerShard   int
+	Task               ClusterTask
+	Fault              *Fault `gorm:"serializer:json"`
+	// Health is what the last look at the whole cluster found, as the datastore's Topology tells it.
+	Health    JSON    `gorm:"serializer:json"`
+	CreatedAt Instant `gorm:"autoCreateTime:false"`
+	UpdatedAt Instant `gorm:"autoUpdateTime:false"`
+	DeletedAt Instant
+}
+
+// ClusterTask is what a cluster is busy with (api.md 4.5).
+type ClusterTask string
+
+// The tasks of a cluster.
+const (
+	ClusterNone      ClusterTask = "NONE"
+	ClusterBuilding  ClusterTask = "BUILDING"
+	ClusterDeleting  ClusterTask = "DELETING"
+	ClusterGrowing   ClusterTask = "GROWING_CLUSTER"
+	ClusterShrinking ClusterTask = "SHRINKING_CLUSTER"
+	ClusterUpgrading ClusterTask = "UPGRADING_CLUSTER"
+	ClusterRestart   ClusterTask = "RESTARTING_CLUSTER"
+	ClusterUpdating  ClusterTask = "UPDATING_CLUSTER"
+	ClusterResizing  ClusterTask = "RESIZING_CLUSTER"
+)
+
+// User is a tenant's own account in a database, beside the one that every instance has. All members of the group have it.
+type User struct {
+	GroupID string `gorm:"primaryKey"`
+	Name    string `gorm:"primaryKey"`
+	// Grants are what the user may touch: for Redis, patterns of keys.
+	Grants    []string `gorm:"serializer:json"`
+	CreatedAt Instant  `gorm:"autoCreateTime:false"`
+}
+
+// TableName tells gorm that "users" is PostgreSQL's own word.
+func (User) TableName() string { return "database_users" }
 
 // Heartbeat is the narrow, often written sign of life of a guest. A missing one means "unknown", never "down".
 type Heartbeat struct {

@@ -55,8 +55,8 @@ func (r *remote) Restart(ctx context.Context, f Fence) error {
 }
 
 // Stop implements [API].
-func (r *remote) Stop(ctx context.Context, f Fence) error {
-	return r.call(ctx, MethodStop, f.GroupEpoch, f, nil)
+func (r *remote) Stop(ctx context.Context, req StopRequest) error {
+	return r.call(ctx, MethodStop, req.GroupEpoch, req, nil)
 }
 
 // Configure implements [API].
@@ -87,6 +87,16 @@ func (r *remote) Job(ctx context.Context, id string) (*JobStatus, error) {
 func (r *remote) Action(ctx context.Context, req ActionRequest) (json.RawMessage, error) {
 	var result json.RawMessage
 	return result, r.call(ctx, MethodAction, req.GroupEpoch, req, &result)
+}
+
+// BeginAction implements [API].
+func (r *remote) BeginAction(ctx context.Context, req ActionRequest) error {
+	return r.call(ctx, MethodBegin, req.GroupEpoch, req, nil)
+}
+
+// Upgrade implements [API].
+func (r *remote) Upgrade(ctx context.Context, req ConfigureRequest) error {
+	return r.call(ctx, MethodUpgrade, req.GroupEpoch, req, nil)
 }
 
 func (r *remote) call(ctx context.Context, method string, epoch int64, args, result any) error {

@@ -63,12 +63,14 @@ func (a *agent) fail(err error) {
 
 func (a *agent) Prepare(_ context.Context, r PrepareRequest) error { return a.note(r) }
 func (a *agent) Restart(_ context.Context, f Fence) error          { return a.note(f) }
-func (a *agent) Stop(ctx context.Context, f Fence) error {
+func (a *agent) Stop(ctx context.Context, r StopRequest) error {
 	if a.context != nil {
 		a.context <- ctx
 	}
-	return a.note(f)
+	return a.note(r)
 }
+func (a *agent) BeginAction(_ context.Context, r ActionRequest) error { return a.note(r) }
+func (a *agent) Upgrade(_ context.Context, r ConfigureRequest) error  { return a.note(r) }
 func (a *agent) Configure(_ context.Context, r ConfigureRequest) (*datastore.Applied, error) {
 	return &datastore.Applied{RestartRequired: []string{"databases"}}, a.note(r)
 }
@@ -76,7 +78,7 @@ func (a *agent) Status(context.Context) (*StatusReport, error) {
 	return &StatusReport{GuestID: "g1", AgentVersion: "1"}, a.note("status")
 }
 func (a *agent) Job(_ context.Context, id string) (*JobStatus, error) {
-	return &JobStatus{ID: id, State: "running"}, a.note("job " + id)
+	return &JobStatus{ID: id, JobState: datastore.JobState{State: "running"}}, a.note("job " + id)
 }
 func (a *agent) Action(_ context.Context, r ActionRequest) (json.RawMessage, error) {
 	return json.RawMessage(`{"done":"<yes>"}`), a.note(r)
@@ -144,6 +146,7 @@ func TestEveryMethodCrosses(t *testing.T) {
 	desired := datastore.Desired{Version: "7.0", VolumeSize: 5, Values: map[string]any{"maxmemory-policy": "allkeys-lru"}}
 	prepare := PrepareRequest{Fence: fence, Desired: desired, Sealed: Sealed{"password": []byte{1, 2}}}
 	configure := ConfigureRequest{Fence: fence, Desired: desired}
+	stop := StopRequest{Fence: fence, Now: true}
 	action := ActionRequest{Fence: fence, Name: "promote", Args: json.RawMessage(`{"a":"<b>"}`)}
 	g, ctx := h.guest(), h.within(soon)
 
@@ -154,10 +157,12 @@ func TestEveryMethodCrosses(t *testing.T) {
 	}{
 		"prepare":   {func() (any, error) { return nil, g.Prepare(ctx, prepare) }, prepare, nil},
 		"restart":   {func() (any, error) { return nil, g.Restart(ctx, fence) }, fence, nil},
-		"stop":      {func() (any, error) { return nil, g.Stop(ctx, fence) }, fence, nil},
+		"stop":      {func() (any, error) { return nil, g.Stop(ctx, stop) }, stop, nil},
+		"begin":     {func() (any, error) { return nil, g.BeginAction(ctx, action) }, action, nil},
+		"upgrade":   {func() (any, error) { return nil, g.Upgrade(ctx, configure) }, configure, nil},
 		"configure": {func() (any, error) { return g.Configure(ctx, configure) }, configure, &datastore.Applied{RestartRequired: []string{"databases"}}},
 		"status":    {func() (any, error) { return g.Status(ctx) }, "status", &StatusReport{GuestID: "g1", AgentVersion: "1"}},
-		"job":       {func() (any, error) { return g.Job(ctx, "j1") }, "job j1", &JobStatus{ID: "j1", State: "running"}},
+		"job":       {func() (any, error) { return g.Job(ctx, "j1") }, "job j1", &JobStatus{ID: "j1", JobState: datastore.JobState{State: "running"}}},
 		"action":    {func() (any, error) { return g.Action(ctx, action) }, action, json.RawMessage(`{"done":"<yes>"}`)},
 	} {
 		got, err := part.call()
@@ -181,8 +186,8 @@ func TestEveryMethodCrosses(t *testing.T) {
 		}
 		h.agent.fail(nil)
 	}
-	if n := reflect.TypeFor[API]().NumMethod(); n != 7 {
-		t.Errorf("the API has %d methods, this test knows 7", n)
+	if n := reflect.TypeFor[API]().NumMethod(); n != 9 {
+		t.Errorf("the API has %d methods, this test knows 9", n)
 	}
 }
 
@@ -192,7 +197,7 @@ func TestRequestIDCrosses(t *testing.T) {
 	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	h.agent.context = make(chan context.Context, 1)
 	ctx := telemetry.WithTraceParent(telemetry.WithRequestID(h.within(soon), "req-1"), trace)
-	if err := h.guest().Stop(ctx, Fence{}); err != nil {
+	if err := h.guest().Stop(ctx, StopRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	there := <-h.agent.context
@@ -223,7 +228,7 @@ func TestCommandsActOnce(t *testing.T) {
 			}
 			group.Wait()
 			h.bus.SetFaults(nil)
-			if err := h.guest().Stop(h.within(soon), Fence{}); err != nil { // behind all duplicates
+			if err := h.guest().Stop(h.within(soon), StopRequest{}); err != nil { // behind all duplicates
 				t.Error(err)
 			}
 			if n := h.agent.calls() - before; n != commands+1 {
@@ -238,11 +243,11 @@ func TestLostAnswer(t *testing.T) {
 	h := newHouse(t)
 	before := h.agent.calls()
 	h.bus.SetFaults(func(*rpc.Envelope) inproc.Faults { return inproc.Faults{DropReply: true} })
-	if err := h.guest().Stop(h.within(200*time.Millisecond), Fence{}); dbaas.ErrorCode(err) != dbaas.Unavailable {
+	if err := h.guest().Stop(h.within(200*time.Millisecond), StopRequest{}); dbaas.ErrorCode(err) != dbaas.Unavailable {
 		t.Errorf("got %v", err)
 	}
 	h.bus.SetFaults(func(*rpc.Envelope) inproc.Faults { return inproc.Faults{Drop: true} })
-	if err := h.guest().Stop(h.within(50*time.Millisecond), Fence{}); dbaas.ErrorCode(err) != dbaas.Unavailable {
+	if err := h.guest().Stop(h.within(50*time.Millisecond), StopRequest{}); dbaas.ErrorCode(err) != dbaas.Unavailable {
 		t.Errorf("got %v", err)
 	}
 	if n := h.agent.calls() - before; n != 1 {
@@ -398,7 +403,7 @@ func TestClientRefusesForgedAnswers(t *testing.T) {
 	}
 	// a client whose key the guest does not know is refused, and learns so
 	h := newHouse(t)
-	err = h.newClient(newKey()).Guest(&dbaas.Guest{ID: "g1", Queue: "q1"}).Stop(h.within(soon), Fence{})
+	err = h.newClient(newKey()).Guest(&dbaas.Guest{ID: "g1", Queue: "q1"}).Stop(h.within(soon), StopRequest{})
 	if dbaas.ErrorCode(err) != dbaas.Unauthorized {
 		t.Errorf("a client with another key got %v", err)
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
-	"github.com/grove-dbaas/grove/internal/dbaas"
 )
 
 // API is what an agent does when told. The agent implements it, and so does [Client].
@@ -21,7 +20,7 @@ type API interface {
 	// Restart stops the database cleanly and starts it: pending values take effect.
 	Restart(ctx context.Context, f Fence) error
 	// Stop stops the database and keeps it stopped until Restart.
-	Stop(ctx context.Context, f Fence) error
+	Stop(ctx context.Context, r StopRequest) error
 	// Configure makes the database as desired: grows its filesystem to the volume, applies values, sets secrets.
 	Configure(ctx context.Context, r ConfigureRequest) (*datastore.Applied, error)
 	// Status looks now, not at the last report.
@@ -30,6 +29,11 @@ type API interface {
 	Job(ctx context.Context, id string) (*JobStatus, error)
 	// Action runs one of the datastore's own named actions.
 	Action(ctx context.Context, r ActionRequest) (json.RawMessage, error)
+	// BeginAction runs an action as a job named by its CommandID, or finds the one that runs or ran; Job tells how it
+	// stands.
+	BeginAction(ctx context.Context, r ActionRequest) error
+	// Upgrade makes the database of the desired version, its data kept (datastore.Upgrader).
+	Upgrade(ctx context.Context, r ConfigureRequest) error
 }
 
 // The RPC methods, as they stand in an envelope.
@@ -41,6 +45,8 @@ const (
 	MethodStatus    = "status"
 	MethodJob       = "job"
 	MethodAction    = "action"
+	MethodBegin     = "begin"
+	MethodUpgrade   = "upgrade"
 	// MethodReport and MethodHeartbeat go the other way, on rpc.TopicReports and rpc.TopicHeartbeats.
 	MethodReport    = "report"
 	MethodHeartbeat = "heartbeat"
@@ -61,6 +67,13 @@ type PrepareRequest struct {
 	Fence
 	Desired datastore.Desired `json:"desired"`
 	Sealed  Sealed            `json:"sealed,omitempty"`
+}
+
+// StopRequest says how to stop.
+type StopRequest struct {
+	Fence
+	// Now: end it as a crash does, whatever state its process is in, without a last save. It is how a failover makes sure.
+	Now bool `json:"now,omitempty"`
 }
 
 // ConfigureRequest is the wish for a changed one.
@@ -91,6 +104,10 @@ type StatusReport struct {
 	VolumeUsed   int64            `json:"volume_used"`  // bytes
 	VolumeTotal  int64            `json:"volume_total"` // bytes
 	Events       []ReportedEvent  `json:"events,omitempty"`
+	// GroupEpoch is the highest that the agent has obeyed.
+	GroupEpoch int64 `json:"group_epoch"`
+	// Peers is how this guest sees the others of its group, when it was told of any.
+	Peers []datastore.PeerView `json:"peers,omitempty"`
 }
 
 // ReportedEvent is something that a guest noticed and a tenant should read: a disk filling, a crash and restart.
@@ -109,11 +126,8 @@ type Heartbeat struct {
 
 // JobStatus is how a job stands.
 type JobStatus struct {
-	ID       string          `json:"id"`
-	State    string          `json:"state"` // "running", "succeeded", "failed", "unknown"
-	Progress string          `json:"progress,omitempty"`
-	Result   json.RawMessage `json:"result,omitempty"`
-	Error    *dbaas.Error    `json:"error,omitempty"`
+	ID string `json:"id"`
+	datastore.JobState
 }
 
 // Bootstrap is the configuration file that a new server gets as its user data: all that an agent must know before its

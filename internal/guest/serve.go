@@ -70,7 +70,7 @@ func (s *server) dispatch(ctx context.Context, m *rpc.Envelope) (any, error) {
 	case MethodRestart:
 		return nil, withArgs(m, func(f Fence) error { return s.api.Restart(ctx, f) })
 	case MethodStop:
-		return nil, withArgs(m, func(f Fence) error { return s.api.Stop(ctx, f) })
+		return nil, withArgs(m, func(r StopRequest) error { return s.api.Stop(ctx, r) })
 	case MethodConfigure:
 		return resultOf(m, func(r ConfigureRequest) (*datastore.Applied, error) { return s.api.Configure(ctx, r) })
 	case MethodStatus:
@@ -79,6 +79,10 @@ func (s *server) dispatch(ctx context.Context, m *rpc.Envelope) (any, error) {
 		return resultOf(m, func(r jobRequest) (*JobStatus, error) { return s.api.Job(ctx, r.ID) })
 	case MethodAction:
 		return resultOf(m, func(r ActionRequest) (json.RawMessage, error) { return s.api.Action(ctx, r) })
+	case MethodBegin:
+		return nil, withArgs(m, func(r ActionRequest) error { return s.api.BeginAction(ctx, r) })
+	case MethodUpgrade:
+		return nil, withArgs(m, func(r ConfigureRequest) error { return s.api.Upgrade(ctx, r) })
 	}
 	return nil, dbaas.Errorf(dbaas.NotImplemented, "This agent does not know %q.", m.Method)
 }

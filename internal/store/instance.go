@@ -118,6 +118,30 @@ func (tx *Tx) Guests(instanceID string) ([]dbaas.Guest, error) {
 	return guests, tx.failed("list guests", err)
 }
 
+// GroupMembers lists the live instances of a group, the oldest first, and locks them.
+func (tx *Tx) GroupMembers(groupID string) ([]dbaas.Instance, error) {
+	var members []dbaas.Instance
+	err := tx.lock().Where("group_id = ? AND deleted_at = 0", groupID).Order("id").Find(&members).Error
+	return members, tx.failed("list the group", err)
+}
+
+// GroupGuests lists the live guests of a group, the oldest first, and locks them.
+func (tx *Tx) GroupGuests(groupID string) ([]dbaas.Guest, error) {
+	var guests []dbaas.Guest
+	err := tx.lock().Where("group_id = ? AND deleted_at = 0", groupID).Order("id").Find(&guests).Error
+	return guests, tx.failed("list the group's guests", err)
+}
+
+// DeleteGuest marks a guest as deleted and removes what must not outlive it: its secrets, its heartbeat.
+func (tx *Tx) DeleteGuest(id string) error {
+	return tx.failed("delete guest", firstError(
+		tx.db.Model(&dbaas.Guest{}).Where("id = ? AND deleted_at = 0", id).
+			UpdateColumns(map[string]any{"deleted_at": tx.Now(), "updated_at": tx.Now()}).Error,
+		tx.db.Where("owner_id = ?", id).Delete(&dbaas.Secret{}).Error,
+		tx.db.Where("guest_id = ?", id).Delete(&dbaas.Heartbeat{}).Error,
+	))
+}
+
 // DeleteInstance marks an instance and its guests as deleted, and its group when it was the last one in it. What must
 // not outlive them is removed: secrets, heartbeats.
 func (tx *Tx) DeleteInstance(id string) error {
@@ -130,6 +154,13 @@ func (tx *Tx) DeleteInstance(id string) error {
 		return err
 	}
 	owners := []string{id}
+	last, err := tx.lastOfGroup(i)
+	if err != nil {
+		return err
+	}
+	if last {
+		owners = append(owners, i.GroupID)
+	}
 	for _, g := range guests {
 		owners = append(owners, g.ID)
 	}
@@ -142,6 +173,13 @@ func (tx *Tx) DeleteInstance(id string) error {
 		tx.db.Where(in("owner_id", owners)).Delete(&dbaas.Secret{}).Error,
 		tx.db.Where(in("guest_id", owners)).Delete(&dbaas.Heartbeat{}).Error,
 	))
+}
+
+// lastOfGroup tells whether nobody else is left in an instance's group.
+func (tx *Tx) lastOfGroup(i *dbaas.Instance) (bool, error) {
+	var others int64
+	err := tx.db.Model(&dbaas.Instance{}).Where("group_id = ? AND id <> ? AND deleted_at = 0", i.GroupID, i.ID).Count(&others).Error
+	return others == 0, tx.failed("count the group", err)
 }
 
 const deleteEmptyGroup = `

@@ -47,6 +47,7 @@ type ReportRow struct {
 	PublicKey    []byte // nil: not said
 	AgentVersion string
 	Observed     dbaas.JSON
+	Peers        dbaas.JSON
 	Events       []dbaas.Event // an ID is the guest's own and names the event only beside the guest's id
 }
 
@@ -89,7 +90,7 @@ func (reportedGuest) TableName() string { return "guests" }
 
 func reportedColumns() []string {
 	return []string{"Status", "StatusCause", "StatusAt", "BootID", "PreviousBootID", "Sequence", "PublicKey",
-		"AgentVersion", "Observed", "UpdatedAt"}
+		"AgentVersion", "Observed", "Peers", "UpdatedAt"}
 }
 
 // knows tells that the report is not newer than what is stored.
@@ -105,7 +106,7 @@ func (g *reportedGuest) knows(r ReportRow) bool {
 
 func (g *reportedGuest) apply(r ReportRow, now dbaas.Instant) (changed bool) {
 	changed = g.Status != r.Status || g.StatusCause != r.StatusCause || g.AgentVersion != r.AgentVersion ||
-		!bytes.Equal(g.Observed, r.Observed) || (r.PublicKey != nil && !bytes.Equal(g.PublicKey, r.PublicKey))
+		!bytes.Equal(g.Observed, r.Observed) || !bytes.Equal(g.Peers, r.Peers) || (r.PublicKey != nil && !bytes.Equal(g.PublicKey, r.PublicKey))
 	if g.Status != r.Status {
 		g.StatusAt = now
 	}
@@ -116,7 +117,8 @@ func (g *reportedGuest) apply(r ReportRow, now dbaas.Instant) (changed bool) {
 	if r.PublicKey != nil {
 		g.PublicKey = r.PublicKey
 	}
-	g.Status, g.StatusCause, g.AgentVersion, g.Observed = r.Status, r.StatusCause, r.AgentVersion, r.Observed
+	g.Status, g.StatusCause, g.AgentVersion = r.Status, r.StatusCause, r.AgentVersion
+	g.Observed, g.Peers = r.Observed, r.Peers
 	g.BootID, g.Sequence = r.BootID, r.Sequence
 	return changed
 }

@@ -139,7 +139,8 @@ func viewQuery(db, selected *gorm.DB) *gorm.DB {
 // viewColumns are what scanView scans, in its order.
 const viewColumns = `i.id, i.project_id, i.group_id, i.cluster_id, i.replica_of, i.name, i.datastore_version_id, i.flavor_id,
 	i.volume_size, i.volume_type, i.configuration_id, i.region, i.zone, i.locality, i.nic, i.access, i.addresses, i.task,
-	i.fault, i.deletion_protection, i.root_enabled_at, i.root_enabled_by, i.applied, i.created_at, i.updated_at,
+	i.fault, i.deletion_protection, i.high_availability, i.persistence, i.profile, i.tls, i.stopped, i.shard_id, i.primary_guest_id,
+	i.address_id, i.root_enabled_at, i.root_enabled_by, i.applied, i.created_at, i.updated_at,
 	COALESCE(d.name, ''), COALESCE(v.id, ''), COALESCE(v.datastore_id, ''), COALESCE(v.name, ''), COALESCE(v.number, ''),
 	COALESCE(v.manager, ''), COALESCE(v.active, FALSE), COALESCE(v.image, ''), v.image_tags, v.packages, COALESCE(v.created_at, 0),
 	COALESCE((SELECT c.name FROM configurations c WHERE c.id = i.configuration_id), ''),
@@ -152,7 +153,8 @@ func scanView(rows *sql.Rows, r *viewRow) error {
 	var replicas string
 	err := rows.Scan(&i.ID, &i.ProjectID, &i.GroupID, &i.ClusterID, &i.ReplicaOf, &i.Name, &i.DatastoreVersionID, &i.FlavorID,
 		&i.VolumeSize, &i.VolumeType, &i.ConfigurationID, &i.Region, &i.Zone, &i.Locality, asJSON{&i.Nic}, asJSON{&i.Access},
-		asJSON{&i.Addresses}, (*string)(&i.Task), asJSON{&i.Fault}, &i.DeletionProtection, (*int64)(&i.RootEnabledAt),
+		asJSON{&i.Addresses}, (*string)(&i.Task), asJSON{&i.Fault}, &i.DeletionProtection, asJSON{&i.HighAvailability}, (*string)(&i.Persistence), &i.Profile,
+		(*string)(&i.TLS), &i.Stopped, &i.ShardID, &i.PrimaryGuestID, &i.AddressID, (*int64)(&i.RootEnabledAt),
 		&i.RootEnabledBy, asJSON{&i.Applied}, (*int64)(&i.CreatedAt), (*int64)(&i.UpdatedAt),
 		&r.Datastore, &v.ID, &v.DatastoreID, &v.Name, &v.Number, &v.Manager, &v.Active,
 		&v.Image, asJSON{&v.ImageTags}, asJSON{&v.Packages}, (*int64)(&v.CreatedAt),
@@ -177,7 +179,10 @@ func (s *Store) addGuests(db *gorm.DB, ids []string, views map[string]*dbaas.Ins
 	}
 	for i := range rows {
 		v := views[rows[i].InstanceID]
-		v.Guests = append(v.Guests, rows[i].Guest)
+		if v.Guests = append(v.Guests, rows[i].Guest); rows[i].ID == v.PrimaryGuestID {
+			last := len(v.Guests) - 1
+			v.Guests[0], v.Guests[last] = v.Guests[last], v.Guests[0]
+		}
 		if rows[i].Heartbeat.GuestID == "" {
 			continue
 		}
@@ -196,7 +201,7 @@ func (s *Store) guestQuery(db *gorm.DB, instanceIDs []string) *gorm.DB {
 
 // guestColumns are what scanGuest scans, in its order.
 const guestColumns = `g.id, g.instance_id, g.group_id, g.project_id, g.queue, g.server_id, g.volume_id, g.port_id, g.address,
-	g.status, g.status_cause, g.status_at, g.boot_id, g.sequence, g.public_key, g.agent_version, g.observed,
+	g.status, g.status_cause, g.status_at, g.boot_id, g.sequence, g.public_key, g.agent_version, g.observed, g.peers,
 	g.created_at, g.updated_at, COALESCE(h.guest_id, ''), COALESCE(h.boot_id, ''), COALESCE(h.sequence, 0),
 	COALESCE(h.seen_at, 0), COALESCE(h.volume_used, 0), COALESCE(h.volume_total, 0), COALESCE(h.metrics, '')`
 
@@ -204,7 +209,7 @@ func scanGuest(rows *sql.Rows, r *guestRow) error {
 	g, h := &r.Guest, &r.Heartbeat
 	return rows.Scan(&g.ID, &g.InstanceID, &g.GroupID, &g.ProjectID, &g.Queue, &g.ServerID, &g.VolumeID, &g.PortID, &g.Address,
 		(*string)(&g.Status), &g.StatusCause, (*int64)(&g.StatusAt), &g.BootID, &g.Sequence, &g.PublicKey, &g.AgentVersion,
-		asJSON{&g.Observed}, (*int64)(&g.CreatedAt), (*int64)(&g.UpdatedAt),
+		asJSON{&g.Observed}, asJSON{&g.Peers}, (*int64)(&g.CreatedAt), (*int64)(&g.UpdatedAt),
 		&h.GuestID, &h.BootID, &h.Sequence, (*int64)(&h.SeenAt), &h.VolumeUsed, &h.VolumeTotal, &h.Metrics)
 }
 

@@ -31,7 +31,11 @@ func (c *commands) note(f guest.Fence) error {
 
 func (c *commands) Prepare(_ context.Context, r guest.PrepareRequest) error { return c.note(r.Fence) }
 func (c *commands) Restart(_ context.Context, f guest.Fence) error          { return c.note(f) }
-func (c *commands) Stop(_ context.Context, f guest.Fence) error             { return c.note(f) }
+func (c *commands) Stop(_ context.Context, r guest.StopRequest) error       { return c.note(r.Fence) }
+func (c *commands) BeginAction(_ context.Context, r guest.ActionRequest) error {
+	return c.note(r.Fence)
+}
+func (c *commands) Upgrade(_ context.Context, r guest.ConfigureRequest) error { return c.note(r.Fence) }
 func (c *commands) Configure(_ context.Context, r guest.ConfigureRequest) (*datastore.Applied, error) {
 	return nil, c.note(r.Fence)
 }
