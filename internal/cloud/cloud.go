@@ -20,11 +20,13 @@ type Provider interface {
 	Network
 	// Catalog tells what is on offer.
 	Catalog(ctx context.Context) (*dbaas.Catalog, error)
-	// Owned lists everything in the cloud that carries the guest's tag; with "" everything that carries any of ours.
-	Owned(ctx context.Context, guestID string) ([]Resource, error)
+	// Owned lists everything in the cloud that carries the tag of a guest, or of the owner of an address; with "" everything
+	// that carries any of ours.
+	Owned(ctx context.Context, ownerID string) ([]Resource, error)
 }
 
-// Resource is something in the cloud that carries our tag. Kind is "server", "volume", "port" or "security_group".
+// Resource is something in the cloud that carries our tag: Kind is one of the below, GuestID the guest, or the owner of an
+// address.
 type Resource struct {
 	Kind    string
 	ID      string
@@ -37,6 +39,7 @@ const (
 	KindVolume        = "volume"
 	KindPort          = "port"
 	KindSecurityGroup = "security_group"
+	KindAddress       = "address"
 )
 
 // ServerStatus is how a server stands. The words are Nova's.
@@ -97,6 +100,9 @@ type Compute interface {
 	RebootServer(ctx context.Context, id string) error
 	StopServer(ctx context.Context, id string) error
 	StartServer(ctx context.Context, id string) error
+	// PowerOffServer ends a server at once, as a loss of power does, whatever is being done to it. When Server says SHUTOFF
+	// nothing of it runs any more; StartServer brings it back. To power off what is off is success.
+	PowerOffServer(ctx context.Context, id string) error
 	// RebuildServer replaces the server's root disk; volume, port and id stay.
 	RebuildServer(ctx context.Context, id string, s ServerSpec) error
 	// DeleteServer deletes a server in whatever state; its volume stays, and is free when the server is gone.
@@ -176,11 +182,34 @@ type SecurityGroupSpec struct {
 	AllowedCIDRs []string // empty: only the instance's own network
 }
 
-// Network provides ports and the rules around them.
+// Address is an address that stays while what it leads to changes.
+type Address struct {
+	ID      string
+	Address string
+	Network string
+}
+
+// AddressSpec is a wish for an address. OwnerID, which is its tag, and Name are chosen before the call and found again by.
+type AddressSpec struct {
+	OwnerID    string // whose it is: an instance
+	Name       string
+	Nic        dbaas.Nic // zero: the default network
+	TCPPorts   []int     // on which it is reached, and what it leads to listens
+	RecordedID string
+}
+
+// Network provides ports, addresses, and the rules around them.
 type Network interface {
 	// EnsureSecurityGroup makes the group, or sets its rules anew, and gives its id.
 	EnsureSecurityGroup(ctx context.Context, s SecurityGroupSpec) (string, error)
 	EnsurePort(ctx context.Context, p PortSpec) (*Port, error)
 	DeletePort(ctx context.Context, id string) error
 	DeleteSecurityGroup(ctx context.Context, id string) error
+	// EnsureAddress makes an address; at first it leads nowhere.
+	EnsureAddress(ctx context.Context, a AddressSpec) (*Address, error)
+	// PointAddress makes an address lead to a port, "" to nowhere. When it returns new connections go there, and old ones
+	// to elsewhere are cut. An epoch below the highest seen is refused with dbaas.Conflict, so that whoever decided earlier
+	// comes too late; of the same target only the epoch is noted. A port that is deleted is no address's target any more.
+	PointAddress(ctx context.Context, addressID, portID string, epoch int64) error
+	DeleteAddress(ctx context.Context, id string) error
 }

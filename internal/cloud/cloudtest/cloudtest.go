@@ -40,6 +40,10 @@ func Run(t *testing.T, fresh func(t *testing.T) Fixture) {
 		"ServerWishes":      testServerWishes,
 		"ServerPower":       testServerPower,
 		"ServerResize":      testServerResize,
+		"ServerPowerOff":    testServerPowerOff,
+		"Address":           testAddress,
+		"AddressWishes":     testAddressWishes,
+		"AddressPoints":     testAddressPoints,
 		"GoneIsGone":        testGoneIsGone,
 		"EnsureAtOnce":      testEnsureAtOnce,
 		"TwoFound":          testTwoFound,
@@ -539,6 +543,8 @@ func testGoneIsGone(t *testing.T, f Fixture) {
 	notFound("revert", c.RevertResize(ctx, id))
 	notFound("reboot", c.RebootServer(ctx, id))
 	notFound("stop", c.StopServer(ctx, id))
+	notFound("power off", c.PowerOffServer(ctx, id))
+	notFound("point", c.PointAddress(ctx, id, "", 1))
 	notFound("start", c.StartServer(ctx, id))
 	notFound("rebuild", c.RebuildServer(ctx, id, cloud.ServerSpec{}))
 	notFound("extend", c.ExtendVolume(ctx, id, 2))
@@ -550,6 +556,7 @@ func testGoneIsGone(t *testing.T, f Fixture) {
 		"delete volume":         c.DeleteVolume(ctx, id),
 		"delete port":           c.DeletePort(ctx, id),
 		"delete security group": c.DeleteSecurityGroup(ctx, id),
+		"delete address":        c.DeleteAddress(ctx, id),
 	} {
 		if err != nil {
 			t.Errorf("%s of what is gone: %v", what, err)
@@ -638,6 +645,17 @@ func testTwoFound(t *testing.T, f Fixture) {
 				}
 				return p.ID, nil
 			})
+			a := newAddress(t, f)
+			a.address.ID = keep(cloud.KindAddress, a.address.ID, func(recorded string) (string, error) {
+				spec := a.spec()
+				spec.RecordedID = recorded
+				found, err := f.Cloud.EnsureAddress(t.Context(), spec)
+				if err != nil {
+					return "", err
+				}
+				return found.ID, nil
+			})
+			a.destroy(t)
 			g.volume.ID = keep(cloud.KindVolume, g.volume.ID, func(recorded string) (string, error) {
 				spec := g.volumeSpec()
 				spec.RecordedID = recorded
@@ -703,9 +721,10 @@ func testOwned(t *testing.T, f Fixture) {
 func testDeleteWhileAtWork(t *testing.T, f Fixture) {
 	ctx, c := t.Context(), f.Cloud
 	for what, begin := range map[string]func(g *guest) error{
-		"stop":   func(g *guest) error { return c.StopServer(ctx, g.server.ID) },
-		"reboot": func(g *guest) error { return c.RebootServer(ctx, g.server.ID) },
-		"resize": func(g *guest) error { return c.ResizeServer(ctx, g.server.ID, flavors(t, f)[1]) },
+		"stop":      func(g *guest) error { return c.StopServer(ctx, g.server.ID) },
+		"reboot":    func(g *guest) error { return c.RebootServer(ctx, g.server.ID) },
+		"resize":    func(g *guest) error { return c.ResizeServer(ctx, g.server.ID, flavors(t, f)[1]) },
+		"power off": func(g *guest) error { return c.PowerOffServer(ctx, g.server.ID) },
 		"rebuild": func(g *guest) error {
 			return c.RebuildServer(ctx, g.server.ID, g.serverSpec(t))
 		},

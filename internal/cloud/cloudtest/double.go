@@ -28,6 +28,7 @@ type Double struct {
 	volumes  map[string]*doubleVolume
 	ports    map[string]*doublePort
 	security map[string]*doubleSecurity
+	address  map[string]*doubleAddress
 
 	calls   map[string]int // by name; "" is all
 	effects map[string]int
@@ -61,6 +62,13 @@ type doubleSecurity struct {
 	spec cloud.SecurityGroupSpec
 }
 
+type doubleAddress struct {
+	cloud.Address
+	spec   cloud.AddressSpec
+	portID string
+	epoch  int64
+}
+
 type doubleGroup struct {
 	groupID string
 }
@@ -79,7 +87,7 @@ func NewDouble() *Double {
 			Networks:    []dbaas.Network{{ID: "net", Name: "net", CIDR: "10.99.0.0/16"}},
 			Zones:       []string{"nova"}},
 		servers: map[string]*doubleServer{}, groups: map[string]*doubleGroup{}, volumes: map[string]*doubleVolume{},
-		ports: map[string]*doublePort{}, security: map[string]*doubleSecurity{},
+		ports: map[string]*doublePort{}, security: map[string]*doubleSecurity{}, address: map[string]*doubleAddress{},
 		calls: map[string]int{}, effects: map[string]int{}, scripts: map[string][]cloud.ServerStatus{},
 	}
 }
@@ -205,6 +213,10 @@ func (d *Double) Duplicate(kind, id string) string {
 	case cloud.KindSecurityGroup:
 		g := *d.security[id]
 		d.security[second] = &g
+	case cloud.KindAddress:
+		a := *d.address[id]
+		a.ID = second
+		d.address[second] = &a
 	}
 	return second
 }
@@ -319,6 +331,9 @@ func (d *Double) Owned(ctx context.Context, guestID string) ([]cloud.Resource, e
 		for _, id := range sorted(d.security) {
 			add(cloud.KindSecurityGroup, id, d.security[id].spec.GuestID)
 		}
+		for _, id := range sorted(d.address) {
+			add(cloud.KindAddress, id, d.address[id].spec.OwnerID)
+		}
 		return false, nil
 	})
 	return all, err
@@ -332,7 +347,7 @@ func sorted[T any](rows map[string]T) []string { return slices.Sorted(maps.Keys(
 func (d *Double) ensure(ctx context.Context, noun, recordedID string, find func() []string, remove func(ctx context.Context, id string) error, create func() error) (string, error) {
 	var ids []string
 	list := func() (bool, error) { ids = find(); return false, nil }
-	if err := d.wire(ctx, "list_"+noun+"s", list); err != nil {
+	if err := d.wire(ctx, "list_"+plural(noun), list); err != nil {
 		return "", err
 	}
 	if len(ids) == 0 {
@@ -355,6 +370,13 @@ func (d *Double) ensure(ctx context.Context, noun, recordedID string, find func(
 		}
 	}
 	return keep, nil
+}
+
+func plural(noun string) string {
+	if noun == "address" {
+		return "addresses"
+	}
+	return noun + "s"
 }
 
 // EnsureSecurityGroup makes a security group, or sets its rules.
@@ -423,20 +445,34 @@ func (d *Double) EnsurePort(ctx context.Context, s cloud.PortSpec) (*cloud.Port,
 }
 
 func (d *Double) createPort(s cloud.PortSpec) error {
-	at := slices.IndexFunc(d.Offers.Networks, func(n dbaas.Network) bool { return s.Nic.NetworkID == "" || s.Nic.NetworkID == n.ID })
+	network, address, err := d.choose(s.Nic)
+	if err != nil {
+		return err
+	}
+	id := d.nextID()
+	d.ports[id] = &doublePort{Port: cloud.Port{ID: id, Address: address, Network: network}, spec: s}
+	return nil
+}
+
+// choose chooses an address that nobody has.
+func (d *Double) choose(nic dbaas.Nic) (network, address string, err error) {
+	at := slices.IndexFunc(d.Offers.Networks, func(n dbaas.Network) bool { return nic.NetworkID == "" || nic.NetworkID == n.ID })
 	if at < 0 {
-		return dbaas.Errorf(dbaas.BadRequest, "There is no network %q.", s.Nic.NetworkID)
+		return "", "", dbaas.Errorf(dbaas.BadRequest, "There is no network %q.", nic.NetworkID)
 	}
 	n := d.Offers.Networks[at]
 	prefix, err := netip.ParsePrefix(n.CIDR)
 	if err != nil {
-		return fmt.Errorf("double's network: %w", err)
+		return "", "", fmt.Errorf("double's network: %w", err)
 	}
 	taken := map[string]bool{}
 	for _, p := range d.ports {
 		taken[p.Address] = true
 	}
-	address := s.Nic.IPAddress
+	for _, a := range d.address {
+		taken[a.Address.Address] = true
+	}
+	address = nic.IPAddress
 	if address == "" {
 		a := prefix.Masked().Addr().Next()
 		for ; prefix.Contains(a) && taken[a.String()]; a = a.Next() {
@@ -444,11 +480,9 @@ func (d *Double) createPort(s cloud.PortSpec) error {
 		address = a.String()
 	}
 	if a, err := netip.ParseAddr(address); err != nil || !prefix.Contains(a) || taken[address] {
-		return dbaas.Errorf(dbaas.BadRequest, "Address %s of network %s is not to be had.", address, n.Name)
+		return "", "", dbaas.Errorf(dbaas.BadRequest, "Address %s of network %s is not to be had.", address, n.Name)
 	}
-	id := d.nextID()
-	d.ports[id] = &doublePort{Port: cloud.Port{ID: id, Address: address, Network: n.ID}, spec: s}
-	return nil
+	return n.ID, address, nil
 }
 
 // DeletePort deletes a port.
@@ -459,7 +493,14 @@ func (d *Double) DeletePort(ctx context.Context, id string) error {
 }
 
 func (d *Double) deletePort(ctx context.Context, id string) error {
-	return d.wire(ctx, "delete_port", func() (bool, error) { return drop(d.ports, id), nil })
+	return d.wire(ctx, "delete_port", func() (bool, error) {
+		for _, a := range d.address {
+			if a.portID == id {
+				a.portID = ""
+			}
+		}
+		return drop(d.ports, id), nil
+	})
 }
 
 // EnsureServerGroup makes a server group.

@@ -203,6 +203,17 @@ func (d *Double) StopServer(ctx context.Context, id string) error {
 	})
 }
 
+// PowerOffServer cuts a server's power.
+func (d *Double) PowerOffServer(ctx context.Context, id string) error {
+	return d.command(ctx, "power_off_server", id, func(s *doubleServer) (bool, error) {
+		changed := s.running || s.Status != cloud.ServerShutoff
+		d.power(s, false)
+		s.old = ""
+		s.settle()
+		return changed, nil
+	})
+}
+
 // StartServer starts a server.
 func (d *Double) StartServer(ctx context.Context, id string) error {
 	return d.command(ctx, "start_server", id, func(s *doubleServer) (bool, error) {

@@ -33,6 +33,7 @@ type Cloud struct {
 	volumes  *table[volume]
 	ports    *table[port]
 	security *table[securityGroup]
+	address  *table[address]
 	machines map[string]*machine // by server id
 	closing  bool
 
@@ -98,12 +99,13 @@ func (c *Cloud) load(ctx context.Context) error {
 	if c.lock, err = host.LockFile(ctx, filepath.Join(dir, "lock")); err != nil {
 		return fmt.Errorf("%s is in use by another groved; give this one another directory: %w", c.cfg.Dir, err)
 	}
-	errs := make([]error, 5)
+	errs := make([]error, 6)
 	c.servers, errs[0] = openTable[server](filepath.Join(dir, "servers"))
 	c.groups, errs[1] = openTable[serverGroup](filepath.Join(dir, "server_groups"))
 	c.volumes, errs[2] = openTable[volume](filepath.Join(dir, "volumes"))
 	c.ports, errs[3] = openTable[port](filepath.Join(dir, "ports"))
 	c.security, errs[4] = openTable[securityGroup](filepath.Join(dir, "security_groups"))
+	c.address, errs[5] = openTable[address](filepath.Join(dir, addressesName))
 	return errors.Join(errs...)
 }
 

@@ -48,6 +48,10 @@ func surplus(c *Cloud) func(t *testing.T, kind, id string) string {
 			row := c.ports.rows[id]
 			row.Born++
 			err = c.ports.put(second, row)
+		case cloud.KindAddress:
+			row := c.address.rows[id]
+			row.Born++
+			err = c.address.put(second, row)
 		}
 		if err != nil {
 			t.Fatal(err)

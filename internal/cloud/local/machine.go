@@ -140,6 +140,10 @@ func (c *Cloud) do(ctx context.Context, m *machine, id string, s *server) error 
 		if err := c.shutdown(ctx, m, *s); err != nil {
 			return err
 		}
+	case taskPowerOff:
+		if err := c.powerOff(ctx, m, *s); err != nil {
+			return err
+		}
 	}
 	s.Status = settled(*s)
 	switch task {
@@ -344,36 +348,25 @@ func (c *Cloud) release(ctx context.Context, dir string) error {
 	return detachLoops(dir)
 }
 
-// Crash ends a server as a loss of power does: agent and database are killed, and it is off.
-func (c *Cloud) Crash(ctx context.Context, id string) error {
-	c.mu.Lock()
-	s, ok := c.servers.rows[id]
-	if ok && s.Task != taskDelete {
-		s.Task, s.On, s.Status = "", false, cloud.ServerShutoff
-		if err := c.servers.put(id, s); err != nil {
-			c.mu.Unlock()
-			return err
-		}
+// Crash is PowerOffServer.
+func (c *Cloud) Crash(ctx context.Context, id string) error { return c.PowerOffServer(ctx, id) }
+
+// powerOff kills a server's agent and all else that runs in it.
+func (c *Cloud) powerOff(ctx context.Context, m *machine, s server) error {
+	if err := m.killAgent(); err != nil {
+		return err
 	}
-	if m := c.machines[id]; m != nil {
-		m.interrupt()
+	return c.crash(ctx, c.serverDir(s.GuestID))
+}
+
+func (m *machine) killAgent() error {
+	if m.agent == nil {
+		return nil
 	}
-	c.mu.Unlock()
-	if !ok {
-		return noServer(id)
+	if err := m.agent.Kill(); err != nil {
+		return err
 	}
-	m := c.machine(id)
-	m.turn.Lock()
-	defer m.turn.Unlock()
-	if m.agent != nil {
-		if err := m.agent.Kill(); err != nil {
-			return fmt.Errorf("crash server %s: %w", id, err)
-		}
-		m.agent = nil
-	}
-	if err := c.crash(ctx, c.serverDir(s.GuestID)); err != nil {
-		return fmt.Errorf("crash server %s: %w", id, err)
-	}
+	m.agent = nil
 	return nil
 }
 

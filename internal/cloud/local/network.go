@@ -98,7 +98,7 @@ func (c *Cloud) EnsurePort(_ context.Context, s cloud.PortSpec) (*cloud.Port, er
 		}
 		return c.ports.rows[ids[0]].view(ids[0]), nil
 	}
-	network, address, err := c.chooseAddress(s)
+	network, address, err := c.chooseAddress(place{tag: s.GuestID + "/" + s.Name, nic: s.Nic, ports: s.TCPPorts})
 	if err != nil {
 		return nil, err
 	}
@@ -111,18 +111,28 @@ func (c *Cloud) EnsurePort(_ context.Context, s cloud.PortSpec) (*cloud.Port, er
 	return row.view(id), c.ports.put(id, row)
 }
 
-// DeletePort gives an address back.
-func (c *Cloud) DeletePort(_ context.Context, id string) error {
+// DeletePort gives an address back. Nothing leads there any more before another guest can have it.
+func (c *Cloud) DeletePort(ctx context.Context, id string) error {
+	if err := c.unpoint(ctx, id); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ports.remove(id)
 }
 
-func (c *Cloud) chooseAddress(s cloud.PortSpec) (id string, a netip.Addr, err error) {
-	if s.Nic.SubnetID != "" {
-		return "", a, dbaas.Errorf(dbaas.BadRequest, "The local cloud has no subnets, and so no %q: name a network.", s.Nic.SubnetID)
+// place is a wish for an address on which some TCP ports are free.
+type place struct {
+	tag   string // differs between any two
+	nic   dbaas.Nic
+	ports []int
+}
+
+func (c *Cloud) chooseAddress(s place) (id string, a netip.Addr, err error) {
+	if s.nic.SubnetID != "" {
+		return "", a, dbaas.Errorf(dbaas.BadRequest, "The local cloud has no subnets, and so no %q: name a network.", s.nic.SubnetID)
 	}
-	n, err := c.cfg.network(s.Nic.NetworkID)
+	n, err := c.cfg.network(s.nic.NetworkID)
 	if err != nil {
 		return "", a, err
 	}
@@ -131,7 +141,10 @@ func (c *Cloud) chooseAddress(s cloud.PortSpec) (id string, a netip.Addr, err er
 	for _, p := range c.ports.rows {
 		taken[p.Address] = true
 	}
-	if s.Nic.IPAddress != "" {
+	for _, a := range c.address.rows {
+		taken[a.Address] = true
+	}
+	if s.nic.IPAddress != "" {
 		a, err = wishedAddress(s, n, prefix, taken)
 	} else {
 		a, err = freeAddress(s, n, prefix, taken)
@@ -140,15 +153,15 @@ func (c *Cloud) chooseAddress(s cloud.PortSpec) (id string, a netip.Addr, err er
 }
 
 // wishedAddress checks an address that was asked for.
-func wishedAddress(s cloud.PortSpec, n dbaas.Network, prefix netip.Prefix, taken map[string]bool) (netip.Addr, error) {
-	a, err := netip.ParseAddr(s.Nic.IPAddress)
+func wishedAddress(s place, n dbaas.Network, prefix netip.Prefix, taken map[string]bool) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s.nic.IPAddress)
 	if err != nil || !usable(prefix, a) {
-		return a, dbaas.Errorf(dbaas.BadRequest, "%q is no address that network %s (%s) can give.", s.Nic.IPAddress, n.Name, n.CIDR)
+		return a, dbaas.Errorf(dbaas.BadRequest, "%q is no address that network %s (%s) can give.", s.nic.IPAddress, n.Name, n.CIDR)
 	}
 	if taken[a.String()] {
 		return a, dbaas.Errorf(dbaas.BadRequest, "Address %s belongs to another instance.", a)
 	}
-	if err := bindable(a.String(), s.TCPPorts); err != nil {
+	if err := bindable(a.String(), s.ports); err != nil {
 		return a, dbaas.WrapError(err, dbaas.BadRequest, "Address %s is used by another process of this machine.", a)
 	}
 	return a, nil
@@ -159,11 +172,11 @@ const addressTries = 1024
 
 // freeAddress looks for an address from a point on that differs from guest to guest, so that several clouds in one
 // network hardly ever meet.
-func freeAddress(s cloud.PortSpec, n dbaas.Network, prefix netip.Prefix, taken map[string]bool) (netip.Addr, error) {
+func freeAddress(s place, n dbaas.Network, prefix netip.Prefix, taken map[string]bool) (netip.Addr, error) {
 	base := prefix.Addr().As4()
 	size := uint64(1) << (32 - prefix.Bits())
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(s.GuestID + "/" + s.Name))
+	_, _ = h.Write([]byte(s.tag))
 	start := h.Sum64() % size
 	var lastErr error
 	tries := 0
@@ -175,7 +188,7 @@ func freeAddress(s cloud.PortSpec, n dbaas.Network, prefix netip.Prefix, taken m
 			continue
 		}
 		tries++
-		if lastErr = bindable(a.String(), s.TCPPorts); lastErr == nil {
+		if lastErr = bindable(a.String(), s.ports); lastErr == nil {
 			return a, nil
 		}
 	}
@@ -183,7 +196,7 @@ func freeAddress(s cloud.PortSpec, n dbaas.Network, prefix netip.Prefix, taken m
 		return netip.Addr{}, dbaas.Errorf(dbaas.OverLimit, "Network %s (%s) has no free address left.", n.Name, n.CIDR)
 	}
 	return netip.Addr{}, dbaas.WrapError(lastErr, dbaas.OverLimit,
-		"Network %s (%s) has no address with TCP ports %v free; does a process listen on all addresses?", n.Name, n.CIDR, s.TCPPorts)
+		"Network %s (%s) has no address with TCP ports %v free; does a process listen on all addresses?", n.Name, n.CIDR, s.ports)
 }
 
 // usable tells whether an address may be a guest's: the first and last of a network, and those that look so, may not.

@@ -38,6 +38,9 @@ func (c *Cloud) Owned(_ context.Context, guestID string) ([]cloud.Resource, erro
 	for id, g := range c.security.rows {
 		add(cloud.KindSecurityGroup, id, g.GuestID)
 	}
+	for id, a := range c.address.rows {
+		add(cloud.KindAddress, id, a.OwnerID)
+	}
 	guests, err := c.guestsOnMachine(guestID)
 	if err != nil {
 		return nil, err

@@ -47,6 +47,8 @@ const (
 	taskRevert  task = "revert"
 	taskRebuild task = "rebuild"
 	taskDelete  task = "delete"
+	// taskPowerOff pre-empts all others but taskDelete.
+	taskPowerOff task = "power off"
 )
 
 func (s server) tag() (string, string) { return s.GuestID, s.Name }
@@ -333,6 +335,43 @@ func (c *Cloud) StopServer(_ context.Context, id string) error {
 	})
 }
 
+// PowerOffServer ends a server as a loss of power does: agent and database are killed. Until they are the server does
+// not count as off, also should groved end meanwhile.
+func (c *Cloud) PowerOffServer(_ context.Context, id string) error {
+	off, err := c.beginPowerOff(id)
+	if err != nil || off {
+		return err
+	}
+	c.performNow(id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s, ok := c.servers.rows[id]; ok && s.Status == cloud.ServerError {
+		return fmt.Errorf("power off server %s: %s", id, s.Fault)
+	}
+	return nil
+}
+
+func (c *Cloud) beginPowerOff(id string) (off bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.servers.rows[id]
+	switch {
+	case !ok || s.Task == taskDelete:
+		return false, noServer(id)
+	case s.Task == "" && !s.On && s.Status == cloud.ServerShutoff:
+		return true, nil
+	case s.Task != taskPowerOff:
+		s.Task, s.On, s.Fault = taskPowerOff, false, ""
+		if err := c.servers.put(id, s); err != nil {
+			return false, err
+		}
+	}
+	if m := c.machines[id]; m != nil {
+		m.interrupt()
+	}
+	return false, nil
+}
+
 // StartServer begins to start a server; for one in ERROR it is another try.
 func (c *Cloud) StartServer(_ context.Context, id string) error {
 	return c.begin(id, func(s *server) (bool, error) {
@@ -412,11 +451,8 @@ func (c *Cloud) erase(ctx context.Context, m *machine, id string) error {
 	if !ok {
 		return nil
 	}
-	if m.agent != nil {
-		if err := m.agent.Kill(); err != nil {
-			return fmt.Errorf("delete server %s: %w", id, err)
-		}
-		m.agent = nil
+	if err := m.killAgent(); err != nil {
+		return fmt.Errorf("delete server %s: %w", id, err)
 	}
 	if err := c.demolish(ctx, s.GuestID); err != nil {
 		return fmt.Errorf("delete server %s: %w", id, err)
