@@ -340,7 +340,7 @@ func passwordSet(tx *store.Tx, in *dbaas.Instance, op *dbaas.Operation) error {
 	if state.RootEnabled {
 		in.RootEnabledAt, in.RootEnabledBy = tx.Now(), state.EnabledBy
 	}
-	id, err := tx.FindSecret(in.ID, control.SecretPendingPassword)
+	id, err := tx.FindSecret(in.GroupID, control.SecretPendingPassword)
 	if err != nil {
 		return err
 	}
@@ -589,6 +589,9 @@ func checkContract(r *http.Request, res *result) (problems []string) {
 	if err != nil || res.status == http.StatusNotAcceptable {
 		return append(problems, checkNoRoute(res)...)
 	}
+	if r.URL.Query().Has("dry_run") && len(res.body) > 0 && res.status == http.StatusOK {
+		return append(problems, checkSchema(res, "DryRun")...) // any changing request takes it
+	}
 	responses := route.Operation.Responses
 	spec := responses.Status(res.status)
 	if spec == nil {
@@ -622,6 +625,11 @@ func checkNoRoute(res *result) []string {
 	if res.status < 400 {
 		return []string{"the document has no such route"}
 	}
+	return checkSchema(res, "Fault")
+}
+
+// checkSchema holds a body against a schema of the document.
+func checkSchema(res *result, schema string) []string {
 	doc, err := document()
 	if err != nil {
 		return []string{err.Error()}
@@ -630,7 +638,7 @@ func checkNoRoute(res *result) []string {
 	if err := json.Unmarshal(res.body, &body); err != nil {
 		return []string{err.Error()}
 	}
-	if err := doc.Components.Schemas["Fault"].Value.VisitJSON(body); err != nil {
+	if err := doc.Components.Schemas[schema].Value.VisitJSON(body); err != nil {
 		return []string{err.Error()}
 	}
 	return nil

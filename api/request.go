@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 
@@ -114,6 +115,9 @@ func (s *Server) answer(r *request, e endpoint) reply {
 		}
 		r.body = body
 	}
+	if err := askDryRun(r); err != nil {
+		return s.render(r, nil, err)
+	}
 	if r.Method == http.MethodPost && e.built {
 		if key := r.Header.Get(idempotencyHeader); key != "" {
 			return s.once(r, e, key)
@@ -130,5 +134,8 @@ func (s *Server) run(r *request, e endpoint) reply {
 		}
 	}
 	a, err := e.handle(r)
+	if errors.Is(err, control.ErrDryRun) {
+		a, err = ok(renderPlan(r.caller.DryRun))
+	}
 	return s.render(r, a, err)
 }

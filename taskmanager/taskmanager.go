@@ -12,6 +12,7 @@ import (
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/internal/rpc"
@@ -81,6 +82,19 @@ func (m *Manager) Workflows() []engine.Workflow {
 
 // Workflows lists the workflows without anything to run them on, for documentation.
 func Workflows() []engine.Workflow { return (&Manager{}).Workflows() }
+
+// Descriptions tells what operations of each kind do, for dry runs.
+func Descriptions() map[string]control.Workflow {
+	described := map[string]control.Workflow{}
+	for _, w := range Workflows() {
+		d := control.Workflow{Doc: w.Doc, Ended: w.Ended}
+		for _, step := range w.Steps {
+			d.Steps = append(d.Steps, step.Doc)
+		}
+		described[w.Kind] = d
+	}
+	return described
+}
 
 // Page describes the workflows in Markdown: docs/workflows.md.
 func Page() string {

@@ -85,3 +85,36 @@ type EventList struct {
 	Links       []Link  `json:"links,omitempty"`
 	EventsLinks []Link  `json:"events_links,omitempty"`
 }
+
+// DryRunEnvelope is the answer to a request with dry_run=true.
+type DryRunEnvelope struct {
+	DryRun DryRun `json:"dry_run"`
+}
+
+// DryRun is what a request would do.
+type DryRun struct {
+	Operation string   `json:"operation,omitempty"` // kind; "" for what takes effect at once
+	Resources []string `json:"resources"`           // ids of what it would change
+	Steps     []string `json:"steps"`
+	Effects   []string `json:"effects"` // what users would notice
+	OnFailure string   `json:"on_failure,omitempty"`
+	Moves     *Moves   `json:"moves,omitempty"`
+}
+
+// Moves is what a change would move between the members of a cluster.
+type Moves struct {
+	Moves      []Move           `json:"moves"`
+	Bytes      int64            `json:"bytes"`
+	Duration   int              `json:"duration_seconds"`
+	FreeMemory map[string]int64 `json:"free_memory,omitempty"` // that a receiving member needs besides what it has
+	Warnings   []string         `json:"warnings,omitempty"`
+}
+
+// Move is one part of them.
+type Move struct {
+	From  string `json:"from"`
+	To    string `json:"to"`
+	What  string `json:"what"`
+	Units int    `json:"units"`
+	Bytes int64  `json:"bytes"`
+}

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/grove-dbaas/grove/api/wire"
 	"github.com/grove-dbaas/grove/cmd/grove/internal/client"
 	"github.com/grove-dbaas/grove/cmd/grove/internal/output"
 )
@@ -42,6 +43,7 @@ type app struct {
 	quiet   bool
 	debug   bool
 	key     string // --idempotency-key
+	dryRun  bool
 
 	connection *client.Client
 }
@@ -67,7 +69,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	err := root.ExecuteContext(ctx)
+	err := a.showPlans(root.ExecuteContext(ctx))
 	var interrupted *client.InterruptedError
 	switch {
 	case errors.As(err, &interrupted):
@@ -76,6 +78,45 @@ func (a *app) run(ctx context.Context, args []string) int {
 		fmt.Fprintln(a.err, "grove: "+a.explain(err))
 	}
 	return exitCode(err)
+}
+
+// showPlans shows what the changes of a dry run would do, and gives the failures that are left.
+func (a *app) showPlans(err error) error {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		var left []error
+		for _, one := range several.Unwrap() {
+			left = append(left, a.showPlans(one))
+		}
+		return errors.Join(left...)
+	}
+	var planned *client.Planned
+	if !errors.As(err, &planned) {
+		return err
+	}
+	return a.writer().Record(planRecord(planned.DryRun))
+}
+
+func planRecord(p wire.DryRun) output.Record {
+	var r output.Record
+	r.Add("operation", p.Operation)
+	r.Add("resources", p.Resources)
+	r.Add("effects", p.Effects)
+	r.Add("steps", p.Steps)
+	if p.OnFailure != "" {
+		r.Add("on_failure", p.OnFailure)
+	}
+	if m := p.Moves; m != nil {
+		r.Add("bytes", m.Bytes)
+		r.Add("duration_seconds", m.Duration)
+		r.Add("free_memory", m.FreeMemory)
+		moves := []string{}
+		for _, move := range m.Moves {
+			moves = append(moves, fmt.Sprintf("%s from %s to %s (%d bytes)", move.What, move.From, move.To, move.Bytes))
+		}
+		r.Add("moves", moves)
+		r.Add("warnings", append([]string{}, m.Warnings...))
+	}
+	return r
 }
 
 func exitCode(err error) int {
@@ -207,7 +248,7 @@ func (a *app) client() (*client.Client, error) {
 		return nil, err
 	}
 	c := client.Config{
-		Endpoint: target.endpoint, Token: target.token, UserAgent: "grove/" + version(), IdempotencyKey: a.key,
+		Endpoint: target.endpoint, Token: target.token, UserAgent: "grove/" + version(), IdempotencyKey: a.key, DryRun: a.dryRun,
 	}
 	if c.TLS, err = tlsConfig(target); err != nil {
 		return nil, err

@@ -31,11 +31,12 @@ type waitFlags struct {
 	timeout time.Duration
 }
 
-// waitFlags adds --wait and --timeout.
+// waitFlags adds --wait, --timeout and --dry-run.
 func (a *app) waitFlags(cmd *cobra.Command) *waitFlags {
 	var w waitFlags
 	cmd.Flags().BoolVar(&w.wait, "wait", false, "wait until the work is done (exit 0), failed (1) or --timeout is over (2)")
 	cmd.Flags().DurationVar(&w.timeout, "timeout", 0, "with --wait: give up waiting after this `time`, e.g. 90s or 10m; the work goes on (default: never)")
+	cmd.Flags().BoolVar(&a.dryRun, "dry-run", false, "change nothing; show what would be done and what users would notice")
 	return &w
 }
 

@@ -65,6 +65,13 @@ func (d *double) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.fault(w, 503, "serviceUnavailable", "Not now.")
 		return
 	}
+	if r.URL.Query().Get("dry_run") == "true" {
+		d.answer(w, wire.DryRunEnvelope{DryRun: wire.DryRun{
+			Operation: "some_change", Resources: []string{}, Steps: []string{"waiting for the guest agent", "restarting the database"},
+			Effects: []string{"Connections are cut."}, OnFailure: "ACTIVE with the fault.",
+		}})
+		return
+	}
 	if key := r.Header.Get(wire.HeaderIdempotencyKey); r.Method == http.MethodPost {
 		d.keys = append(d.keys, key)
 		if answer, known := d.answers[key]; known {

@@ -463,7 +463,7 @@ func findAll(ctx context.Context, c *client.Client, k kind, args []string) ([]wi
 
 // confirm asks, when there is somebody to ask.
 func (a *app) confirm(ctx context.Context, d deletion, victims []wire.Resource) (bool, error) {
-	if d.yes || !a.interactive() {
+	if d.yes || a.dryRun || !a.interactive() {
 		return true, nil
 	}
 	var list []string

@@ -166,7 +166,7 @@ func movePassword(tx *store.Tx, in *dbaas.Instance, op *engine.Operation) error 
 	if state.RootEnabled {
 		in.RootEnabledAt, in.RootEnabledBy = tx.Now(), state.EnabledBy
 	}
-	id, err := tx.FindSecret(in.ID, control.SecretPendingPassword)
+	id, err := tx.FindSecret(in.GroupID, control.SecretPendingPassword)
 	if err != nil {
 		return err
 	}

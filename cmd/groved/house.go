@@ -129,7 +129,7 @@ func (h *house) control() *control.Service {
 	return control.New(control.Config{
 		Store: h.store, Transport: h.transport, Datastores: all.Datastores(), Region: h.config.Region,
 		DefaultDatastore: all.Datastores()[0].Manifest().Name, Quotas: h.config.Quotas, MaxVolumeSize: h.config.MaxVolumeSize,
-		Node: h.node, Clock: clock.Real{}, Logger: h.logger,
+		Node: h.node, Workflows: taskmanager.Descriptions(), Clock: clock.Real{}, Logger: h.logger,
 	})
 }
 

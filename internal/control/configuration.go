@@ -44,7 +44,7 @@ func (s *Service) CreateConfiguration(ctx context.Context, c Caller, r CreateCon
 		ID: newID(), ProjectID: c.ProjectID, Name: r.Name, Description: r.Description,
 		DatastoreVersionID: version.ID, Values: values,
 	}
-	err = s.Store.Tx(ctx, func(tx *store.Tx) error {
+	err = s.commit(ctx, c, func(tx *store.Tx) error {
 		if err := putGroupSecrets(tx, group, secrets); err != nil {
 			return err
 		}
@@ -148,7 +148,7 @@ func (s *Service) changeConfiguration(ctx context.Context, c Caller, id string, 
 		return nil, err
 	}
 	var operationIDs []string
-	err = s.Store.Tx(ctx, func(tx *store.Tx) error {
+	err = s.commit(ctx, c, func(tx *store.Tx) error {
 		operationIDs = nil
 		if _, err := lockAttached(tx, id); err != nil { // instances are locked before their group
 			return err
@@ -240,7 +240,7 @@ func (s *Service) DeleteConfiguration(ctx context.Context, c Caller, id string) 
 	if _, err := s.Configuration(ctx, c, id); err != nil {
 		return err
 	}
-	return s.Store.Tx(ctx, func(tx *store.Tx) error {
+	return s.commit(ctx, c, func(tx *store.Tx) error {
 		if _, err := tx.Configuration(id); err != nil {
 			return err
 		}

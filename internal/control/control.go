@@ -38,8 +38,10 @@ type Config struct {
 	Quotas           map[string]int // default limits by resource; -1 is unlimited
 	MaxVolumeSize    int            // GB
 	Node             string         // this process, as sender of nudges
-	Clock            clock.Clock
-	Logger           *slog.Logger
+	// Workflows describes operations by kind, for dry runs; what is not in it is not described.
+	Workflows map[string]Workflow
+	Clock     clock.Clock
+	Logger    *slog.Logger
 }
 
 // Service is the control plane's use cases. It is safe for concurrent use and keeps no state of its own.
@@ -65,6 +67,8 @@ type Caller struct {
 	SourceAddress string
 	TraceParent   string
 	Admin         bool
+	// DryRun, when set, gets what the request would do; the use case then changes nothing and ends with ErrDryRun.
+	DryRun *Plan
 }
 
 // sees tells whether the caller may know of something that belongs to a project.
@@ -89,6 +93,7 @@ type change struct {
 	state    any
 	before   any
 	after    any
+	moves    *datastore.Plan // between the members of a cluster
 }
 
 // enqueue records the operation for a change of an instance, takes its locks and writes the event.
@@ -100,6 +105,7 @@ func (s *Service) enqueue(tx *store.Tx, c Caller, ch change) (string, error) {
 	if err := tx.Enqueue(op, ch.instance.GroupID, ch.instance.ID); err != nil {
 		return "", err
 	}
+	s.plan(c, ch)
 	return op.ID, tx.InsertEvent(newEvent(c, ch, op.ID))
 }
 

@@ -50,7 +50,7 @@ func (s *Service) CreateInstance(ctx context.Context, c Caller, r CreateInstance
 	}
 	created := &Created{Password: secret.GeneratePassword()}
 	in := newInstance(c, r, version, s.Region)
-	err = s.Store.Tx(ctx, func(tx *store.Tx) error {
+	err = s.commit(ctx, c, func(tx *store.Tx) error {
 		configured, err := s.configurationFor(ctx, tx, c, in, version)
 		if err != nil {
 			return err

@@ -75,7 +75,7 @@ func requireIdle(tx *store.Tx, in *dbaas.Instance) error {
 func (s *Service) beginChange(ctx context.Context, c Caller, id string, task dbaas.Task,
 	edit func(tx *store.Tx, in *dbaas.Instance) (change, error)) (string, error) {
 	var operationID string
-	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+	err := s.commit(ctx, c, func(tx *store.Tx) error {
 		in, err := ownInstance(tx, c, id)
 		if err != nil {
 			return err
@@ -112,7 +112,7 @@ func (s *Service) RestartInstance(ctx context.Context, c Caller, id string) (str
 // with replicas are refused (dbaas.Forbidden).
 func (s *Service) DeleteInstance(ctx context.Context, c Caller, id string) (string, error) {
 	var operationID string
-	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+	err := s.commit(ctx, c, func(tx *store.Tx) error {
 		in, err := ownInstance(tx, c, id)
 		if err != nil {
 			return err
@@ -138,6 +138,7 @@ func (s *Service) DeleteInstance(ctx context.Context, c Caller, id string) (stri
 			return err
 		}
 		operationID = running.ID
+		s.plan(c, ch)
 		if err := tx.Supersede(running.ID, kindDelete, c.UserID); err != nil {
 			return err
 		}
@@ -174,7 +175,7 @@ func requireDeletable(tx *store.Tx, in *dbaas.Instance) error {
 // guest says is unknown until it reports again.
 func (s *Service) ResetStatus(ctx context.Context, c Caller, id string) (string, error) {
 	var operationID string
-	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+	err := s.commit(ctx, c, func(tx *store.Tx) error {
 		in, err := ownInstance(tx, c, id)
 		if err != nil {
 			return err

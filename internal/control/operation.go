@@ -66,7 +66,7 @@ func (s *Service) changeOperation(ctx context.Context, c Caller, id string, chan
 	if op.Status.Ended() {
 		return dbaas.Errorf(dbaas.Unprocessable, "Operation %s has ended already (%s).", id, op.Status)
 	}
-	if err := s.Store.Tx(ctx, func(tx *store.Tx) error { return change(tx, id) }); err != nil {
+	if err := s.commit(ctx, c, func(tx *store.Tx) error { return change(tx, id) }); err != nil {
 		return err
 	}
 	s.nudge(ctx, id)

@@ -31,7 +31,7 @@ func (s *Service) SetQuotas(ctx context.Context, c Caller, projectID string, lim
 		}
 	}
 	set := map[string]int{}
-	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+	err := s.commit(ctx, c, func(tx *store.Tx) error {
 		for resource, limit := range limits {
 			if limit == nil {
 				continue

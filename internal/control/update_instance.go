@@ -20,7 +20,7 @@ type UpdateInstance struct {
 // access rules become an operation, whose id it gives ("" when there was nothing left to do).
 func (s *Service) UpdateInstance(ctx context.Context, c Caller, id string, u UpdateInstance) (string, error) {
 	var operationID string
-	err := s.Store.Tx(ctx, func(tx *store.Tx) error {
+	err := s.commit(ctx, c, func(tx *store.Tx) error {
 		in, err := ownInstance(tx, c, id)
 		if err != nil {
 			return err

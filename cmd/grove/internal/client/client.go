@@ -30,6 +30,8 @@ type Config struct {
 	TLS       *tls.Config   // nil: the system's trust
 	// IdempotencyKey goes with the first POST; later ones, and all when it is empty, get keys of their own.
 	IdempotencyKey string
+	// DryRun asks what changes would do instead of making them: they end with a *Planned.
+	DryRun bool
 	// Trace, when set, is told of every request and answer: methods, paths, codes; never bodies or tokens.
 	Trace func(format string, args ...any)
 }
@@ -41,6 +43,7 @@ type Client struct {
 	userAgent string
 	timeout   time.Duration
 	keys      chan string // the idempotency key that the caller chose, until it is used
+	dryRun    bool
 	trace     func(format string, args ...any)
 	http      *http.Client
 }
@@ -65,7 +68,7 @@ func New(c Config) (*Client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = c.TLS
 	cl := &Client{
-		base: base, token: c.Token, userAgent: c.UserAgent, timeout: c.Timeout, trace: c.Trace, keys: make(chan string, 1),
+		base: base, token: c.Token, userAgent: c.UserAgent, timeout: c.Timeout, trace: c.Trace, dryRun: c.DryRun, keys: make(chan string, 1),
 		// The API never redirects; following one would carry the token to a stranger.
 		http: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
@@ -94,6 +97,14 @@ type Reply struct {
 	Warnings   []string // about keys that the server ignored
 }
 
+// Planned is how a change ends that was only asked about. It is not a failure.
+type Planned struct {
+	wire.DryRun
+}
+
+// Error says that nothing was done.
+func (*Planned) Error() string { return "nothing was changed: this was a dry run" }
+
 // request is one call; in and out are the bodies, nil for none.
 type request struct {
 	method string
@@ -118,6 +129,9 @@ func (c *Client) call(ctx context.Context, r request) (*Reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.dryRun && r.method != http.MethodGet {
+		return nil, c.ask(ctx, r, body)
+	}
 	key := c.idempotencyKey(r.method)
 	pause := firstPause
 	sent := false
@@ -137,6 +151,19 @@ func (c *Client) call(ctx context.Context, r request) (*Reply, error) {
 		}
 		pause = min(2*pause, longestPause)
 	}
+}
+
+// ask asks what a request would do.
+func (c *Client) ask(ctx context.Context, r request, body []byte) error {
+	var plan wire.DryRunEnvelope
+	r.query, r.out = url.Values{"dry_run": {"true"}}, &plan
+	if _, err := c.send(ctx, r, body, ""); err != nil {
+		return err
+	}
+	if len(plan.DryRun.Effects) == 0 {
+		return fmt.Errorf("%s: the server at %s knows no dry runs; it may have done what was asked", r, c.base)
+	}
+	return &Planned{plan.DryRun}
 }
 
 // idempotencyKey gives the key for a request: the caller's for the first POST, else a new one; none for other methods.

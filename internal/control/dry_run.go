@@ -1,0 +1,90 @@
+package control
+
+import (
+	"context"
+	"errors"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/store"
+)
+
+// ErrDryRun is how a use case ends for a caller who only wants to know: everything was checked, nothing was changed,
+// and [Caller.DryRun] tells what would have been.
+var ErrDryRun = errors.New("dry run: nothing was changed")
+
+// Plan is what a request would do.
+type Plan struct {
+	Operation string   // kind of the operation, the first of several; "" for what takes effect at once
+	Resources []string // ids of what it would change
+	Steps     []string // what would be done, in order
+	Effects   []string // what users would notice, in sentences
+	OnFailure string   // how it would end if one of the steps failed for good
+	// Moves is what would be moved between the members of a cluster.
+	Moves *datastore.Plan
+}
+
+// Workflow tells what the operations of one kind do, for plans.
+type Workflow struct {
+	Doc   string
+	Steps []string
+	Ended string // how it ends when a step fails for good
+}
+
+// commit runs a use case's transaction. That of a dry run is rolled back once it has passed every check. Every change
+// goes through here, so that none can mistake a dry run for an order.
+func (s *Service) commit(ctx context.Context, c Caller, change func(tx *store.Tx) error) error {
+	return s.Store.Tx(ctx, func(tx *store.Tx) error {
+		if c.DryRun != nil {
+			*c.DryRun = Plan{}
+		}
+		if err := change(tx); err != nil || c.DryRun == nil {
+			return err
+		}
+		if len(c.DryRun.Effects) == 0 {
+			c.DryRun.Effects = []string{"It takes effect at once; the database is not touched."}
+		}
+		return ErrDryRun
+	})
+}
+
+// plan notes a change in the caller's plan, if that is what was asked for.
+func (s *Service) plan(c Caller, ch change) {
+	if c.DryRun == nil {
+		return
+	}
+	p, workflow := c.DryRun, s.Workflows[ch.kind]
+	p.Resources = append(p.Resources, ch.instance.ID)
+	if ch.moves != nil {
+		p.Moves = ch.moves
+	}
+	if p.Operation != "" {
+		return
+	}
+	p.Operation, p.Steps, p.OnFailure = ch.kind, workflow.Steps, workflow.Ended
+	p.Effects = append(p.Effects, effects(ch.kind, workflow)...)
+}
+
+// effects says what users notice of an operation, beside what its description says.
+func effects(kind string, w Workflow) []string {
+	var said []string
+	if w.Doc != "" {
+		said = append(said, w.Doc)
+	}
+	switch kind {
+	case "create_instance":
+		said = append(said, "Nothing that exists is touched.")
+	case kindDelete:
+		said = append(said, "All data is lost.")
+	case "restart_instance", "resize_flavor", "upgrade_instance", "rebuild_instance":
+		said = append(said, "Connections are cut, and a single database does not answer until it has loaded its data again.")
+	case "stop_instance":
+		said = append(said, "Connections are cut, and none are accepted until the instance is started.")
+	case "resize_volume":
+		said = append(said, "The database goes on serving, save on a machine that can grow only a volume that is not in use.")
+	case "configure_instance":
+		said = append(said, "Values that need a restart wait for one (status RESTART_REQUIRED).")
+	case "set_password":
+		said = append(said, "New connections need the new password.")
+	}
+	return said
+}
