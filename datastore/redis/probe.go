@@ -7,12 +7,15 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/grove-dbaas/grove/internal/host"
 )
 
 // requireLocked comes to the door as a stranger does, and wants to be told to show a password.
-func requireLocked(ctx context.Context, address string) error {
-	d := net.Dialer{Timeout: time.Second, LocalAddr: localAddr(address)}
-	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(address, strconv.Itoa(port)))
+func requireLocked(ctx context.Context, h *host.Host, address string) error {
+	dialCtx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := h.Dial(dialCtx, "tcp", net.JoinHostPort(address, strconv.Itoa(port)))
 	if err != nil {
 		return fmt.Errorf("try the open port: %w", err)
 	}
@@ -30,14 +33,6 @@ func requireLocked(ctx context.Context, address string) error {
 	}
 	if text := string(answer[:n]); !strings.HasPrefix(text, "-NOAUTH") && !strings.HasPrefix(text, "-ERR max number of clients") {
 		return fmt.Errorf("the server lets strangers in: it answered %q", text)
-	}
-	return nil
-}
-
-// localAddr lets us connect from the guest's own address, as everything of a guest does.
-func localAddr(address string) net.Addr {
-	if ip := net.ParseIP(address); ip != nil {
-		return &net.TCPAddr{IP: ip}
 	}
 	return nil
 }

@@ -225,7 +225,7 @@ func (g *Guest) unlock(ctx context.Context, r *record, c *client) error {
 	if err := c.configSet(ctx, settings{"port": fmt.Sprint(port)}); err != nil {
 		return dbaas.WrapError(err, dbaas.Conflict, "Port %d of %s is taken by another program.", port, r.Desired.Address)
 	}
-	if err := requireLocked(ctx, r.Desired.Address); err != nil {
+	if err := requireLocked(ctx, g.host, r.Desired.Address); err != nil {
 		return errors.Join(err, c.configSet(ctx, settings{"port": "0"}))
 	}
 	return nil

@@ -20,6 +20,9 @@ type Host struct {
 	DataDir string
 	// Address is the guest's own address; databases listen on it and connect from it.
 	Address string
+	// NetNS names the network namespace that has the address, "" for this process's own. Units run in it; Dial connects
+	// from it.
+	NetNS string
 	// Units runs the database's processes.
 	Units Units
 	// Volume is the data volume.
@@ -33,6 +36,8 @@ type Spec struct {
 	Dir     string `json:"dir"`
 	DataDir string `json:"data_dir"`
 	Address string `json:"address"`
+	// NetNS names the network namespace of the machine's units, "" for the agent's own.
+	NetNS string `json:"netns,omitempty"`
 	// Device is the data volume's block device, mounted on DataDir. Where it is "", DataDir is itself the volume, and
 	// SizeFile holds its size in bytes.
 	Device   string `json:"device,omitempty"`
@@ -63,7 +68,8 @@ func (s Spec) Open(log *slog.Logger) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{Dir: s.Dir, DataDir: s.DataDir, Address: s.Address, Units: units, Volume: s.Volume(), LookPath: s.lookPath}, nil
+	units.netns = s.NetNS
+	return &Host{Dir: s.Dir, DataDir: s.DataDir, Address: s.Address, NetNS: s.NetNS, Units: units, Volume: s.Volume(), LookPath: s.lookPath}, nil
 }
 
 // Volume is the spec's data volume.

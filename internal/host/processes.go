@@ -19,8 +19,9 @@ import (
 // Processes runs units as plain child processes in sessions of their own. Each has a record (what it is, and which
 // process runs it), so that the next agent finds it again, whatever became of this one. It is safe for concurrent use.
 type Processes struct {
-	dir string
-	log *slog.Logger
+	dir   string
+	netns string // in which units run, "" for our own
+	log   *slog.Logger
 
 	mu       sync.Mutex
 	units    map[string]*unit
@@ -255,7 +256,7 @@ func (p *Processes) start(u *unit, s UnitSpec) error {
 	}
 	cmd.ExtraFiles = []*os.File{r}
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
-	err = cmd.Start()
+	err = InNetNS(p.netns, cmd.Start) // a child is born into its parent thread's
 	_ = r.Close()
 	if err != nil {
 		return err
