@@ -81,7 +81,7 @@ func (s *street) validBodies() map[string][]string {
 		"PUT /instances/{id}": {`{"instance": {"name": "n", "deletion_protection": true, "access": {"is_public": true, "allowed_cidrs": ["10.0.0.0/8"]}}}`,
 			`{"instance": {"configuration": "` + s.own.configuration + `"}}`},
 		"PATCH /instances/{id}":        {`{"instance": {"name": "n", "deletion_protection": true, "configuration": "` + s.own.configuration + `"}}`},
-		"POST /instances/{id}/action":  {`{"restart": {}}`, `{"resize": {"volume": {"size": 2}}}`, `{"resize": {"flavorRef": "2"}}`, `{"reset_status": {"force_delete": true}}`},
+		"POST /instances/{id}/action":  {`{"restart": {}}`, `{"stop": {}}`, `{"resize": {"volume": {"size": 2}}}`, `{"resize": {"flavorRef": "2"}}`, `{"reset_status": {"force_delete": true}}`},
 		"POST /instances/{id}/root":    {`{"password": "wonderland1"}`},
 		"POST /configurations":         {`{"configuration": {"name": "g", "description": "d", "values": {"hz": 1, "notify-keyspace-events": "Kx"}, "datastore": {"type": "redis", "version": "7.0", "version_number": "7.0"}}}`},
 		"PUT /configurations/{id}":     {`{"configuration": {"name": "g", "description": "d", "values": {"hz": 1, "notify-keyspace-events": "Kx"}}}`},

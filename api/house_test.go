@@ -313,6 +313,8 @@ func effect(tx *store.Tx, op *dbaas.Operation, failure string) error {
 		if err := healthy(tx, in.ID); err != nil {
 			return err
 		}
+	case op.Kind == "start_instance":
+		in.Stopped = false
 	case op.Kind == "set_password":
 		if err := passwordSet(tx, in, op); err != nil {
 			return err

@@ -39,9 +39,10 @@ func (m *Manager) stopDatabase(ctx context.Context, op *engine.Operation) error 
 	return refused(m.agent(s).Stop(ctx, guest.StopRequest{Fence: fence(op, s, "stop")}))
 }
 
+// startDatabase starts the database, unless its tenant had it stopped.
 func (m *Manager) startDatabase(ctx context.Context, op *engine.Operation) error {
 	s, err := m.load(ctx, op)
-	if err != nil {
+	if err != nil || s.instance.Stopped {
 		return err
 	}
 	return refused(m.agent(s).Restart(ctx, fence(op, s, "start")))
@@ -148,6 +149,9 @@ func (m *Manager) restoreDatabase(ctx context.Context, op *engine.Operation, s *
 	agent := m.agent(s)
 	if _, err := agent.Configure(ctx, guest.ConfigureRequest{Fence: fence(op, s, "refit"), Desired: desired}); err != nil {
 		return err
+	}
+	if s.instance.Stopped {
+		return nil
 	}
 	if err := agent.Restart(ctx, fence(op, s, "restart-after-revert")); err != nil {
 		return err

@@ -242,10 +242,10 @@ func (m *Manager) status(ctx context.Context, s *subject) (*guest.StatusReport, 
 	return m.agent(s).Status(ctx)
 }
 
-// awaitReady waits until the database serves, and has what the API shows say so too.
+// awaitReady waits until the database serves, and has what the API shows say so too. One that was stopped is not to.
 func (m *Manager) awaitReady(ctx context.Context, op *engine.Operation) error {
 	s, err := m.load(ctx, op)
-	if err != nil {
+	if err != nil || s.instance.Stopped {
 		return err
 	}
 	report, err := m.status(ctx, s)

@@ -72,6 +72,8 @@ func (m *Manager) Workflows() []engine.Workflow {
 		m.createInstance(),
 		m.deleteInstance(),
 		m.restartInstance(),
+		m.stopInstance(),
+		m.startInstance(),
 		m.resizeVolume(),
 		m.resizeFlavor(),
 		m.configureInstance(),

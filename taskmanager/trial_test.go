@@ -26,6 +26,8 @@ func trials() map[string]trial {
 		"create_instance":    createTrial(),
 		"delete_instance":    deleteTrial(),
 		"restart_instance":   restartTrial(),
+		"stop_instance":      stopTrial(),
+		"start_instance":     startTrial(),
 		"resize_volume":      resizeVolumeTrial(),
 		"resize_flavor":      resizeFlavorTrial(),
 		"configure_instance": configureTrial(),

@@ -170,6 +170,8 @@ type PatchInstance struct {
 type InstanceAction struct {
 	_                      struct{}        `wire:"strict"`
 	Restart                *struct{}       `json:"restart,omitempty"`
+	Stop                   *struct{}       `json:"stop,omitempty"`
+	Start                  *struct{}       `json:"start,omitempty"`
 	Resize                 *Resize         `json:"resize,omitempty"`
 	ResetStatus            *ResetStatus    `json:"reset_status,omitempty"`
 	PromoteToReplicaSource json.RawMessage `json:"promote_to_replica_source,omitempty"`

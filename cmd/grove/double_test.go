@@ -336,6 +336,10 @@ func (d *double) act(w http.ResponseWriter, i *wire.Instance, action wire.Instan
 	switch {
 	case action.Restart != nil:
 		d.accept(w, d.enqueue("restart_instance", i))
+	case action.Stop != nil:
+		d.accept(w, d.enqueue("stop_instance", i))
+	case action.Start != nil:
+		d.accept(w, d.enqueue("start_instance", i))
 	case action.Resize != nil && action.Resize.Volume != nil:
 		size, _ := action.Resize.Volume.Size.Int()
 		if size <= i.Volume.Size {

@@ -18,6 +18,7 @@ import (
 func (a *app) instanceCommand() *cobra.Command {
 	return a.group("instance", "Databases: create, look at, change, delete",
 		a.instanceList(), a.instanceShow(), a.instanceCreate(), a.instanceDelete(), a.instanceSet(), a.instanceRestart(),
+		a.instanceStop(), a.instanceStart(),
 		a.instanceResize(), a.instanceResetStatus(), a.instanceCredentials(),
 		a.group("configuration", "The configuration group of an instance", a.configurationAttach(), a.configurationDetach(), a.configurationDefault()),
 	)
@@ -574,6 +575,23 @@ func (a *app) instanceRestart() *cobra.Command {
 	cmd := &cobra.Command{Use: "restart INSTANCE", Short: "Restart the database of an instance"}
 	return a.action(cmd, func(*cobra.Command, *client.Client) (wire.InstanceAction, error) {
 		return wire.InstanceAction{Restart: &struct{}{}}, nil
+	})
+}
+
+func (a *app) instanceStop() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "stop INSTANCE", Short: "Stop the database of an instance until it is started",
+		Long: "Stop ends the database cleanly, its data kept. It stays stopped, whatever restarts around it, until 'grove instance start'.",
+	}
+	return a.action(cmd, func(*cobra.Command, *client.Client) (wire.InstanceAction, error) {
+		return wire.InstanceAction{Stop: &struct{}{}}, nil
+	})
+}
+
+func (a *app) instanceStart() *cobra.Command {
+	cmd := &cobra.Command{Use: "start INSTANCE", Short: "Start the database of a stopped instance"}
+	return a.action(cmd, func(*cobra.Command, *client.Client) (wire.InstanceAction, error) {
+		return wire.InstanceAction{Start: &struct{}{}}, nil
 	})
 }
 

@@ -101,9 +101,12 @@ func (s *Service) beginChange(ctx context.Context, c Caller, id string, task dba
 	return operationID, nil
 }
 
-// RestartInstance restarts the database; pending configuration values take effect.
+// RestartInstance restarts the database; pending configuration values take effect. A stopped one is started.
 func (s *Service) RestartInstance(ctx context.Context, c Caller, id string) (string, error) {
-	return s.beginChange(ctx, c, id, dbaas.TaskRebooting, func(*store.Tx, *dbaas.Instance) (change, error) {
+	return s.beginChange(ctx, c, id, dbaas.TaskRebooting, func(_ *store.Tx, in *dbaas.Instance) (change, error) {
+		if in.Stopped {
+			return change{kind: "start_instance"}, nil
+		}
 		return change{kind: "restart_instance"}, nil
 	})
 }

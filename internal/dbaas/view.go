@@ -40,6 +40,9 @@ func (v *InstanceView) OperatingCause(now Instant) string {
 	if v.silent(now) {
 		return "The guest has given no sign of life since " + v.Heartbeats[v.Guests[0].ID].SeenAt.Time().Format(time.RFC3339) + "; restart the instance."
 	}
+	if v.Stopped && v.Guests[0].Status == GuestShutdown {
+		return "The instance was stopped; start it when it is needed again."
+	}
 	return v.Guests[0].StatusCause
 }
 
