@@ -94,8 +94,9 @@ type Status struct {
 	Metrics  map[string]float64 `json:"metrics,omitempty"`
 }
 
-// Guest drives one database on its server. Methods are called by one goroutine at a time, save Status, which may run
-// beside any other; every method may be repeated and may have been cut off half way the last time.
+// Guest drives one database on its server. Methods are called by one goroutine at a time, save Status, Replica.Probe and
+// actions that were begun as jobs, which may run beside any other; every method may be repeated and may have been cut off
+// half way the last time.
 type Guest interface {
 	// Prepare makes everything that must be there before the first start: directories on the mounted volume, files,
 	// credentials. A database that is already there is kept.

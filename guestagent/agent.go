@@ -12,7 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"sync"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,9 +45,11 @@ type Agent struct {
 	journal  *journal
 	reporter *guest.Reporter
 	watch    *watch
-
-	deed  sync.Mutex // one command or repair at a time
-	state state      // guarded by deed
+	memory   *memory
+	jobs     *jobs
+	peers    *peers
+	deed     turn // one command or repair at a time
+	doing    doing
 }
 
 var _ guest.API = (*Agent)(nil)
@@ -60,28 +62,31 @@ func New(c Config) (*Agent, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{Config: c, driver: c.Datastore.Guest(c.Host)}
+	a := &Agent{Config: c, driver: c.Datastore.Guest(c.Host), watch: newWatch(), peers: newPeers(c.Clock), deed: newTurn()}
 	var err error
 	if a.key, err = openKey(c.Host.Dir); err != nil {
 		return nil, err
 	}
-	if a.state, err = openState(c.Host.Dir); err != nil {
+	if a.memory, err = openMemory(c.Host.Dir); err != nil {
 		return nil, err
 	}
-	if a.journal, err = openJournal(c.Host.Dir); err != nil {
+	if a.journal, err = openJournal(filepath.Join(c.Host.Dir, journalDir)); err != nil {
 		return nil, err
 	}
-	a.watch = newWatch()
-	a.state.Boots++
-	if err := a.saveState(); err != nil { // a full disk is no reason to leave the database alone
+	if a.jobs, err = openJobs(filepath.Join(c.Host.Dir, jobsDir), c.Logger); err != nil {
+		return nil, err
+	}
+	boots := a.memory.get().Boots + 1
+	if err := a.memory.change(func(s *state) error { s.Boots = boots; return nil }); err != nil { // a full disk is no reason to leave the database alone
 		a.Logger.Error("boot not counted", "error", err)
 	}
-	a.reporter = guest.NewReporter(c.Transport, c.Bootstrap.GuestID, c.Bootstrap.RPCKey, a.state.Boots)
+	a.reporter = guest.NewReporter(c.Transport, c.Bootstrap.GuestID, c.Bootstrap.RPCKey, boots)
 	return a, nil
 }
 
 // Run brings the database back into its journalled state and works until ctx ends. The database goes on running.
 func (a *Agent) Run(ctx context.Context) error {
+	defer a.jobs.close()
 	a.resume(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -89,6 +94,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { a.supervise(ctx); return nil })
 	g.Go(func() error { a.observe(ctx); return nil })
+	g.Go(func() error { a.lookAtPeers(ctx); return nil })
 	g.Go(func() error { a.report(ctx); return nil })
 	g.Go(func() error { a.beat(ctx); return nil })
 	return g.Wait()
@@ -114,19 +120,31 @@ func letGo(h *host.Host) {
 // resume starts the database after the agent's own start, unless it runs already or is to stay stopped. What fails is
 // tried again by supervision.
 func (a *Agent) resume(ctx context.Context) {
-	a.deed.Lock()
-	defer a.deed.Unlock()
-	if !a.state.Prepared {
+	if !a.memory.get().Prepared {
 		return
 	}
-	if err := a.bringBack(ctx); err != nil {
+	if err := a.alone(ctx, a.bringBack); err != nil {
 		a.Logger.ErrorContext(ctx, "database not started", "error", err)
 	}
 }
 
+// alone does a deed of the agent's own, unless a command is at work, which decides.
+func (a *Agent) alone(ctx context.Context, deed func(context.Context) error) error {
+	if !a.deed.tryLock() {
+		return nil
+	}
+	defer a.deed.unlock()
+	ctx, end, err := a.doing.begin(ctx, a.memory.get().GroupEpoch, false)
+	if err != nil {
+		return nil // something more urgent comes
+	}
+	defer end()
+	return deed(ctx)
+}
+
 // bringBack mounts the volume, and starts the database unless it was stopped. The caller holds deed.
 func (a *Agent) bringBack(ctx context.Context) error {
-	if a.state.Running {
+	if a.memory.get().Running {
 		return a.start(ctx)
 	}
 	return a.Host.Volume.EnsureMounted(ctx)
@@ -159,8 +177,10 @@ func (a *Agent) Prepare(ctx context.Context, r guest.PrepareRequest) error {
 		if err := a.driver.Prepare(ctx, desired); err != nil {
 			return nil, err
 		}
-		a.state.Prepared, a.state.Running = true, true
-		if err := a.saveState(); err != nil {
+		if err := a.become(r.Desired); err != nil {
+			return nil, err
+		}
+		if err := a.memory.change(func(s *state) error { s.Prepared, s.Running = true, true; return nil }); err != nil {
 			return nil, err
 		}
 		return nil, a.start(ctx)
@@ -170,8 +190,7 @@ func (a *Agent) Prepare(ctx context.Context, r guest.PrepareRequest) error {
 // Restart implements [guest.API].
 func (a *Agent) Restart(ctx context.Context, f guest.Fence) error {
 	return a.prepared(ctx, f, nil, func(ctx context.Context) (any, error) {
-		a.state.Running = true
-		if err := a.saveState(); err != nil {
+		if err := a.order(true); err != nil {
 			return nil, err
 		}
 		if err := a.driver.Stop(ctx); err != nil {
@@ -181,18 +200,43 @@ func (a *Agent) Restart(ctx context.Context, f guest.Fence) error {
 	})
 }
 
+// order notes whether the database is to run.
+func (a *Agent) order(running bool) error {
+	return a.memory.change(func(s *state) error { s.Running = running; return nil })
+}
+
 // Stop implements [guest.API].
 func (a *Agent) Stop(ctx context.Context, r guest.StopRequest) error {
+	if r.Now {
+		return a.stopNow(ctx, r.Fence)
+	}
 	return a.prepared(ctx, r.Fence, nil, func(ctx context.Context) (any, error) {
-		a.state.Running = false
-		if err := a.saveState(); err != nil {
+		if err := a.order(false); err != nil {
 			return nil, err
-		}
-		if r.Now {
-			return nil, a.kill(ctx)
 		}
 		return nil, a.driver.Stop(ctx)
 	})
+}
+
+// stopNow ends the database whatever is at work, which ends too. It returns when nothing of it runs any more.
+func (a *Agent) stopNow(ctx context.Context, f guest.Fence) error {
+	if err := a.admit(f); err != nil {
+		return err
+	}
+	if _, done, err := a.journal.find(f.CommandID); err != nil || done {
+		return err
+	}
+	defer a.doing.hurry()()
+	if err := a.kill(ctx); err != nil { // before its turn comes: what is at work may be stuck
+		return err
+	}
+	return a.inTurn(ctx, f, true, nil, a.havingDatabase(func(ctx context.Context) (any, error) {
+		err := errors.Join(a.order(false), a.kill(ctx)) // also where the disk is full
+		for _, unit := range a.driver.Units() {
+			err = errors.Join(err, a.Host.Units.Stop(ctx, unit)) // nothing is left of it; this was asked for
+		}
+		return nil, err
+	}))
 }
 
 // kill ends the database as a crash does, whatever state its processes are in.
@@ -217,7 +261,10 @@ func (a *Agent) Upgrade(ctx context.Context, r guest.ConfigureRequest) error {
 	return a.prepared(ctx, r.Fence, nil, func(ctx context.Context) (any, error) {
 		desired := r.Desired
 		desired.Secrets = secrets
-		return nil, driver.Upgrade(ctx, desired)
+		if err := driver.Upgrade(ctx, desired); err != nil {
+			return nil, err
+		}
+		return nil, a.become(r.Desired)
 	})
 }
 
@@ -234,9 +281,19 @@ func (a *Agent) Configure(ctx context.Context, r guest.ConfigureRequest) (*datas
 		}
 		desired := r.Desired
 		desired.Secrets = secrets
-		return a.driver.Configure(ctx, desired)
+		applied, err := a.driver.Configure(ctx, desired)
+		if err != nil {
+			return nil, err
+		}
+		return applied, a.become(r.Desired)
 	})
 	return applied, err
+}
+
+// become notes what the database is from now on.
+func (a *Agent) become(d datastore.Desired) error {
+	d.Secrets = nil
+	return a.memory.change(func(s *state) error { s.Desired = d; return nil })
 }
 
 // grow makes the filesystem as large as the volume, which a stopped guest may not have mounted yet. Where the machine
@@ -255,7 +312,7 @@ func (a *Agent) grow(ctx context.Context) error {
 	if err := a.Host.Volume.Grow(ctx); err != nil {
 		return err
 	}
-	if !a.state.Running {
+	if !a.memory.get().Running {
 		return nil
 	}
 	return a.start(ctx)
@@ -266,97 +323,22 @@ func (a *Agent) Status(ctx context.Context) (*guest.StatusReport, error) {
 	return a.look(ctx), nil
 }
 
-// Job implements [guest.API]. A job that the journal does not know is "unknown": the agent does not guess.
-func (a *Agent) Job(_ context.Context, id string) (*guest.JobStatus, error) {
-	result, done, err := a.journal.find(id)
+// Action implements [guest.API].
+func (a *Agent) Action(ctx context.Context, r guest.ActionRequest) (json.RawMessage, error) {
+	action, err := a.action(r.Name)
 	if err != nil {
 		return nil, err
 	}
-	if !done {
-		return &guest.JobStatus{ID: id, JobState: datastore.JobState{State: "unknown"}}, nil
-	}
-	return &guest.JobStatus{ID: id, JobState: datastore.JobState{State: "succeeded", Result: result}}, nil
-}
-
-// Action implements [guest.API].
-func (a *Agent) Action(ctx context.Context, r guest.ActionRequest) (json.RawMessage, error) {
-	action, ok := a.driver.Actions()[r.Name]
-	if !ok {
-		return nil, dbaas.Errorf(dbaas.NotImplemented, "The datastore %s has no action %q.", a.Datastore.Manifest().Name, r.Name)
-	}
 	var result json.RawMessage
-	err := a.prepared(ctx, r.Fence, &result, func(ctx context.Context) (any, error) { return action(ctx, r.Args) })
+	err = a.prepared(ctx, r.Fence, &result, func(ctx context.Context) (any, error) { return action(ctx, r.Args) })
 	return result, err
 }
 
-// BeginAction implements [guest.API].
-func (a *Agent) BeginAction(_ context.Context, r guest.ActionRequest) error {
-	return dbaas.Errorf(dbaas.NotImplemented, "This agent runs no jobs, and so not %q.", r.Name)
-}
-
-// prepared is command for a guest that has a database.
-func (a *Agent) prepared(ctx context.Context, f guest.Fence, result any, deed func(context.Context) (any, error)) error {
-	return a.command(ctx, f, result, func(ctx context.Context) (any, error) {
-		if !a.state.Prepared {
-			return nil, dbaas.Errorf(dbaas.Conflict, "The guest has no database yet.")
-		}
-		return deed(ctx)
-	})
-}
-
-// command does a deed once: under the fence, and with the answer of a deed that was done before. result gets it.
-func (a *Agent) command(ctx context.Context, f guest.Fence, result any, deed func(context.Context) (any, error)) error {
-	a.deed.Lock()
-	defer a.deed.Unlock()
-	defer a.watch.poke()
-	if err := ctx.Err(); err != nil {
-		return dbaas.WrapError(err, dbaas.Unavailable, "The guest was busy with another command for too long.")
+func (a *Agent) action(name string) (datastore.Action, error) {
+	if action, ok := a.driver.Actions()[name]; ok {
+		return action, nil
 	}
-	if err := a.admit(f); err != nil {
-		return err
-	}
-	answer, done, err := a.journal.find(f.CommandID)
-	if err != nil {
-		return err
-	}
-	if !done {
-		a.watch.calm() // an order makes a new beginning
-		value, err := deed(ctx)
-		if err != nil {
-			return err
-		}
-		if answer, err = a.journal.record(f.CommandID, value); err != nil {
-			return err
-		}
-	}
-	if result == nil {
-		return nil
-	}
-	return json.Unmarshal(answer, result)
-}
-
-// mostFences bounds how many operations' lease epochs are remembered.
-const mostFences = 64
-
-// admit refuses a command of a holder that has lost its lease, or of before a failover.
-func (a *Agent) admit(f guest.Fence) error {
-	if f.GroupEpoch < a.state.GroupEpoch {
-		return dbaas.Errorf(dbaas.Conflict, "The command is of epoch %d; the group is at %d.", f.GroupEpoch, a.state.GroupEpoch)
-	}
-	if f.LeaseEpoch < a.state.Leases[f.OperationID] {
-		return dbaas.Errorf(dbaas.Conflict, "Operation %s has another holder now.", f.OperationID)
-	}
-	if f.GroupEpoch == a.state.GroupEpoch && f.LeaseEpoch == a.state.Leases[f.OperationID] {
-		return nil
-	}
-	before := a.state.clone()
-	a.state.GroupEpoch = f.GroupEpoch
-	a.state.remember(f.OperationID, f.LeaseEpoch)
-	if err := a.saveState(); err != nil {
-		a.state = before // what is not on disk was not seen
-		return err
-	}
-	return nil
+	return nil, dbaas.Errorf(dbaas.NotImplemented, "The datastore %s has no action %q.", a.Datastore.Manifest().Name, name)
 }
 
 // open decrypts what was sealed to this agent.
@@ -383,7 +365,8 @@ func (a *Agent) look(ctx context.Context) *guest.StatusReport {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	r := &guest.StatusReport{GuestID: a.Bootstrap.GuestID, PublicKey: a.key.Public(), AgentVersion: a.Version}
-	r.Prepared = a.watch.isPrepared() || a.notePrepared()
+	known := a.memory.get()
+	r.Prepared, r.GroupEpoch, r.Peers = known.Prepared, known.GroupEpoch, a.peers.seen()
 	if !r.Prepared {
 		r.Status = datastore.Status{Status: dbaas.GuestBuilding, Cause: "The guest waits for its first order."}
 		return r
@@ -403,16 +386,4 @@ func (a *Agent) look(ctx context.Context) *guest.StatusReport {
 		r.Status.Cause = cause
 	}
 	return r
-}
-
-// notePrepared looks whether there is a database, without waiting for a command at work.
-func (a *Agent) notePrepared() bool {
-	if !a.deed.TryLock() {
-		return false
-	}
-	defer a.deed.Unlock()
-	if a.state.Prepared {
-		a.watch.setPrepared()
-	}
-	return a.state.Prepared
 }

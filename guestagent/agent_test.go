@@ -37,6 +37,8 @@ type bench struct {
 	client guest.API
 	clock  clock.Clock // of the agent; nil is the machine's
 	end    func()      // of the agent
+	// datastore is what the agent drives; nil: Redis.
+	datastore datastore.Datastore
 
 	mu      sync.Mutex
 	reports []guest.StatusReport
@@ -87,8 +89,12 @@ func (b *bench) receive(ctx context.Context, topic string) {
 // start runs an agent; calling it again is the next agent.
 func (b *bench) start() *Agent {
 	b.t.Helper()
+	d := b.datastore
+	if d == nil {
+		d = gredis.Datastore{}
+	}
 	agent, err := New(Config{
-		Bootstrap: b.boot, Host: b.host, Datastore: gredis.Datastore{}, Version: "test",
+		Bootstrap: b.boot, Host: b.host, Datastore: d, Version: "test",
 		Transport: b.bus.Guest(b.boot.GuestID, b.boot.Queue), Clock: b.clock,
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package guestagent
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,8 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/host"
 	"github.com/grove-dbaas/grove/internal/secret"
@@ -24,6 +27,8 @@ type state struct {
 	GroupEpoch int64            `json:"group_epoch"`
 	Leases     map[string]int64 `json:"leases"` // highest lease epoch by operation
 	Order      []string         `json:"order"`  // operations, the oldest first
+	// Desired is what the database was last made to be: its role, and who else is in its group. No secrets.
+	Desired datastore.Desired `json:"desired"`
 }
 
 // remember notes an operation's lease epoch and forgets the operations of long ago.
@@ -62,18 +67,45 @@ func openState(dir string) (state, error) {
 	return s, nil
 }
 
-// saveState writes the state durably. The caller holds deed.
-func (a *Agent) saveState() error {
-	text, err := json.Marshal(a.state)
+// memory keeps the state, on disk before anybody goes by it. It is safe for concurrent use.
+type memory struct {
+	path string
+	mu   sync.Mutex // guards the fields below
+	text []byte     // as it is on disk
+	now  state
+}
+
+func openMemory(dir string) (*memory, error) {
+	s, err := openState(dir)
+	return &memory{path: filepath.Join(dir, stateFile), now: s}, err
+}
+
+// get gives the state, which is only to be read.
+func (m *memory) get() state {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.now
+}
+
+// change edits the state durably, or, with an error, not at all.
+func (m *memory) change(edit func(*state) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := m.now.clone()
+	if err := edit(&next); err != nil {
+		return err
+	}
+	text, err := json.Marshal(next)
 	if err != nil {
 		return fmt.Errorf("encode the agent's state: %w", err)
 	}
-	if err := host.WriteFile(filepath.Join(a.Host.Dir, stateFile), text, 0o600, nil); err != nil {
+	if bytes.Equal(text, m.text) {
+		return nil
+	}
+	if err := host.WriteFile(m.path, text, 0o600, nil); err != nil {
 		return fmt.Errorf("save the agent's state: %w", err)
 	}
-	if a.state.Prepared {
-		a.watch.setPrepared()
-	}
+	m.now, m.text = next, text
 	return nil
 }
 
@@ -116,7 +148,7 @@ type journal struct {
 const journalSize = 200
 
 func openJournal(dir string) (*journal, error) {
-	j := &journal{dir: filepath.Join(dir, journalDir)}
+	j := &journal{dir: dir}
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the journal: %w", err)
 	}

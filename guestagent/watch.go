@@ -4,13 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/internal/host"
@@ -18,23 +18,23 @@ import (
 
 // watch is what the agent's loops tell each other.
 type watch struct {
-	mu       sync.Mutex
-	prepared bool
-	cause    string                // why the database does not run, in a sentence for its tenant
-	crashes  int                   // in a row
-	crashed  time.Time             // the last time
-	told     string                // identity of the process whose crash was told last; guarded by the agent's deed
-	events   []guest.ReportedEvent // not reported yet
-	latest   *guest.StatusReport   // not reported yet; only the newest counts
-	again    chan struct{}         // look now
-	news     chan struct{}         // there is something to report
+	mu      sync.Mutex
+	cause   string                // why the database does not run, in a sentence for its tenant
+	crashes int                   // in a row
+	crashed time.Time             // the last time
+	told    string                // identity of the process whose crash was told last; guarded by the agent's deed
+	events  []guest.ReportedEvent // not reported yet
+	latest  *guest.StatusReport   // not reported yet; only the newest counts
+	again   chan struct{}         // look now
+	known   chan struct{}         // tell what is known without a look
+	news    chan struct{}         // there is something to report
 }
 
 // mostEvents bounds what is kept while the control plane is away; the oldest go first.
 const mostEvents = 100
 
 func newWatch() *watch {
-	return &watch{again: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+	return &watch{again: make(chan struct{}, 1), known: make(chan struct{}, 1), news: make(chan struct{}, 1)}
 }
 
 func signal(c chan struct{}) {
@@ -47,17 +47,8 @@ func signal(c chan struct{}) {
 // poke has the database looked at now.
 func (w *watch) poke() { signal(w.again) }
 
-func (w *watch) isPrepared() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.prepared
-}
-
-func (w *watch) setPrepared() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.prepared = true
-}
+// tellNow has what is known besides the last look at the database told at once, however long the next look takes.
+func (w *watch) tellNow() { signal(w.known) }
 
 // calm forgets past crashes.
 func (w *watch) calm() {
@@ -127,7 +118,7 @@ func (w *watch) sent(r *guest.StatusReport) {
 	w.events = slices.DeleteFunc(slices.Clone(w.events), func(e guest.ReportedEvent) bool {
 		return slices.ContainsFunc(r.Events, func(told guest.ReportedEvent) bool { return told.ID == e.ID })
 	})
-	if w.latest != nil && reflect.DeepEqual(w.latest.Status, r.Status) {
+	if w.latest != nil && !changed(r, w.latest) {
 		w.latest = nil
 	}
 }
@@ -163,22 +154,21 @@ func (a *Agent) supervise(ctx context.Context) {
 
 // repair looks at the units and starts the database when one died.
 func (a *Agent) repair(ctx context.Context) {
-	if !a.deed.TryLock() {
-		return // a command is at work; it decides
-	}
-	defer a.deed.Unlock()
-	if !a.state.Prepared || !a.state.Running {
+	if known := a.memory.get(); !known.Prepared || !known.Running {
 		return
 	}
-	dead, s := a.deadUnit(ctx)
-	if dead == "" || !a.mayRestart() {
-		return
-	}
-	a.tellCrash(dead, s)
-	if err := a.start(ctx); err != nil {
+	err := a.alone(ctx, func(ctx context.Context) error {
+		dead, s := a.deadUnit(ctx)
+		if dead == "" || !a.memory.get().Running || !a.mayRestart() {
+			return nil
+		}
+		a.tellCrash(dead, s)
+		defer a.watch.poke()
+		return a.start(ctx)
+	})
+	if err != nil {
 		a.Logger.ErrorContext(ctx, "database not restarted", "error", err)
 	}
-	a.watch.poke()
 }
 
 // deadUnit finds a unit that should run and does not.
@@ -227,11 +217,24 @@ const (
 )
 
 // observe looks at the database, offers for reporting what changed (and now and then what did not), and watches the disk.
+// A database that keeps a look waiting does not keep other news waiting.
 func (a *Agent) observe(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var last *guest.StatusReport
-	var told time.Time
+	var looks sync.WaitGroup
+	defer looks.Wait()
+	looked := make(chan *guest.StatusReport, 1)
+	looking, again := false, false
+	look := func() {
+		if looking {
+			again = true
+			return
+		}
+		looking = true
+		looks.Go(func() { looked <- a.look(ctx) })
+	}
+	var last, told *guest.StatusReport // look; report
+	var toldAt time.Time
 	var disk diskLevel
 	fast := 0
 	for {
@@ -239,35 +242,67 @@ func (a *Agent) observe(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+			look()
+			continue
 		case <-a.watch.again:
 			fast = fastLooks
+			look()
+			continue
+		case <-a.watch.known:
+			if last == nil {
+				continue // the first look brings it
+			}
+			last = a.amended(last)
+		case last = <-looked:
+			looking = false
+			disk = a.watchDisk(disk, last)
 		}
-		r := a.look(ctx)
-		disk = a.watchDisk(disk, r)
-		news := changed(last, r)
+		news := changed(told, last)
 		if news {
 			fast = fastLooks
 		}
 		now := a.Clock.Now()
-		if news || a.watch.untold() || now.Sub(told) >= repeatAfter || now.Before(told) {
-			a.watch.offer(r)
-			last, told = r, now
+		if news || a.watch.untold() || now.Sub(toldAt) >= repeatAfter || now.Before(toldAt) {
+			a.watch.offer(last)
+			told, toldAt = last, now
+		}
+		if looking {
+			continue
 		}
 		next := lookEvery
-		if r.Prepared && r.Status.Status != dbaas.GuestHealthy && fast > 0 {
+		switch {
+		case again:
+			next, again = 0, false
+		case last.Prepared && last.Status.Status != dbaas.GuestHealthy && fast > 0:
 			next, fast = lookEveryFast, fast-1
 		}
 		timer.Reset(next)
 	}
 }
 
+// amended is an earlier look with what is known now without asking the database.
+func (a *Agent) amended(r *guest.StatusReport) *guest.StatusReport {
+	now := *r
+	known := a.memory.get()
+	now.GroupEpoch, now.Peers = known.GroupEpoch, a.peers.seen()
+	return &now
+}
+
 // changed tells whether a look is worth a report: numbers travel with heartbeats.
 func changed(last, now *guest.StatusReport) bool {
-	if last == nil || last.Prepared != now.Prepared {
+	if last == nil || last.Prepared != now.Prepared || last.GroupEpoch != now.GroupEpoch || !slices.EqualFunc(last.Peers, now.Peers, sameView) {
 		return true
 	}
 	was, is := last.Status, now.Status
 	return was.Status != is.Status || was.Cause != is.Cause || string(was.Observed) != string(is.Observed)
+}
+
+// sameView leaves out why a peer is dead: that may waver.
+func sameView(a, b datastore.PeerView) bool {
+	if !a.Alive && !b.Alive {
+		a.Cause, b.Cause = "", ""
+	}
+	return a == b
 }
 
 // diskLevel is how full the volume is: 0, 75, 90 or 100 percent.

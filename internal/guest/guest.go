@@ -19,7 +19,7 @@ type API interface {
 	Prepare(ctx context.Context, r PrepareRequest) error
 	// Restart stops the database cleanly and starts it: pending values take effect.
 	Restart(ctx context.Context, f Fence) error
-	// Stop stops the database and keeps it stopped until Restart.
+	// Stop stops the database and keeps it stopped until Restart. One that is to be Now ends the command at work.
 	Stop(ctx context.Context, r StopRequest) error
 	// Configure makes the database as desired: grows its filesystem to the volume, applies values, sets secrets.
 	Configure(ctx context.Context, r ConfigureRequest) (*datastore.Applied, error)
@@ -30,7 +30,7 @@ type API interface {
 	// Action runs one of the datastore's own named actions.
 	Action(ctx context.Context, r ActionRequest) (json.RawMessage, error)
 	// BeginAction runs an action as a job named by its CommandID, or finds the one that runs or ran; Job tells how it
-	// stands.
+	// stands. A command of a higher epoch ends it. One that was cut off is "unknown", and may be begun again by its name.
 	BeginAction(ctx context.Context, r ActionRequest) error
 	// Upgrade makes the database of the desired version, its data kept (datastore.Upgrader).
 	Upgrade(ctx context.Context, r ConfigureRequest) error
@@ -54,7 +54,7 @@ const (
 
 // Fence accompanies every command that changes something. The agent journals the highest group epoch, and per
 // operation the highest lease epoch, and refuses lower ones with dbaas.Conflict. CommandID names the deed: a repeated
-// command with a known id answers from the journal.
+// command with a known id answers from the journal. A command of a higher group epoch ends one of a lower that is at work.
 type Fence struct {
 	GroupEpoch  int64  `json:"group_epoch"`
 	OperationID string `json:"operation_id"`

@@ -1,0 +1,166 @@
+package guestagent
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/clock"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+)
+
+const (
+	probeEvery   = 500 * time.Millisecond
+	probeTimeout = time.Second
+	// causeRefused is the one cause that is an answer: the peer's machine says that nothing listens.
+	causeRefused = "refused"
+	// deadAfterRefusals in a row, which come at once, or after silence of deadAfter, a peer counts as dead. One failed look
+	// does not: who waits for the CPU looks the same.
+	deadAfterRefusals = 2
+	deadAfter         = 1500 * time.Millisecond
+	// lateTimeout is how much later than due a timeout may end and still say something of the peer: beyond that it was we
+	// who did not get the CPU.
+	lateTimeout = 500 * time.Millisecond
+)
+
+// peers is how this guest sees the others of its group. It is safe for concurrent use.
+type peers struct {
+	clock clock.Clock
+	mu    sync.Mutex // guards the fields below
+	list  []*peer    // in the order in which they were named
+}
+
+// peer is one of the others.
+type peer struct {
+	datastore.Endpoint
+	probing  bool                // a look is on its way
+	view     *datastore.PeerView // nil: not known yet
+	failures int                 // in a row
+	refusals int                 // in a row
+	failing  time.Time           // when the first of the failures began
+}
+
+func newPeers(c clock.Clock) *peers { return &peers{clock: c} }
+
+// name says who the others are; what is known of those that stay is kept.
+func (p *peers) name(list []datastore.Endpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slices.EqualFunc(p.list, list, func(known *peer, e datastore.Endpoint) bool { return known.Endpoint == e }) {
+		return
+	}
+	var next []*peer
+	for _, e := range list {
+		if i := slices.IndexFunc(p.list, func(known *peer) bool { return known.Endpoint == e }); i >= 0 {
+			next = append(next, p.list[i])
+		} else {
+			next = append(next, &peer{Endpoint: e})
+		}
+	}
+	p.list = next
+}
+
+// due gives those that are to be looked at now: all but those that are being looked at still.
+func (p *peers) due() []*peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var due []*peer
+	for _, one := range p.list {
+		if !one.probing {
+			one.probing = true
+			due = append(due, one)
+		}
+	}
+	return due
+}
+
+// seen gives what is known, nil when nothing is.
+func (p *peers) seen() []datastore.PeerView {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var views []datastore.PeerView
+	for _, one := range p.list {
+		if one.view != nil {
+			views = append(views, *one.view)
+		}
+	}
+	return views
+}
+
+// learn notes what a look at a peer showed that began at started, and tells whether that is news.
+func (p *peers) learn(one *peer, view datastore.PeerView, started time.Time) (news bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.clock.Now()
+	one.probing = false
+	view.GuestID, view.Since = one.GuestID, dbaas.At(now)
+	if !view.Alive && !one.dead(view, started, now) {
+		return false
+	}
+	if view.Alive {
+		one.failures, one.refusals = 0, 0
+	} else {
+		view.Role = ""
+		view.Since = dbaas.At(one.failing)
+	}
+	last := one.view
+	one.view = &view
+	if last == nil || last.Alive != view.Alive || last.Role != view.Role || view.Alive && last.Cause != view.Cause {
+		return true
+	}
+	one.view.Since = last.Since
+	return false
+}
+
+// dead notes a failed look, and tells whether the peer counts as dead.
+func (one *peer) dead(view datastore.PeerView, started, now time.Time) bool {
+	if view.Cause != causeRefused && now.Sub(started) > probeTimeout+lateTimeout {
+		return one.view != nil && !one.view.Alive // we were late; it says nothing
+	}
+	if one.failures == 0 {
+		one.failing = started
+	}
+	one.failures++
+	if view.Cause == causeRefused {
+		one.refusals++
+	} else {
+		one.refusals = 0
+	}
+	silence := now.Sub(one.failing)
+	return one.refusals >= deadAfterRefusals || one.failures > 1 && (silence >= deadAfter || silence < 0)
+}
+
+// lookAtPeers looks at the others of the group until ctx ends. Of a datastore that cannot do that nobody is seen.
+func (a *Agent) lookAtPeers(ctx context.Context) {
+	driver, ok := a.driver.(datastore.Replica)
+	if !ok {
+		return
+	}
+	var looks sync.WaitGroup
+	defer looks.Wait()
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		a.peers.name(a.memory.get().Desired.Peers)
+		for _, one := range a.peers.due() {
+			looks.Go(func() { a.lookAtPeer(ctx, driver, one) })
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *Agent) lookAtPeer(ctx context.Context, driver datastore.Replica, one *peer) {
+	started := a.Clock.Now()
+	probeCtx, cancel := context.WithTimeout(ctx, probeTimeout)
+	view := driver.Probe(probeCtx, one.Endpoint)
+	cancel()
+	if ctx.Err() == nil && a.peers.learn(one, view, started) {
+		a.watch.tellNow()
+	}
+}
