@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/grove-dbaas/grove/api/wire"
 	"github.com/grove-dbaas/grove/internal/dbaas"
@@ -155,10 +156,22 @@ func (s *Server) addGuest(r *request, i *wire.Instance, v *dbaas.InstanceView) {
 	if i.OperatingStatus != dbaas.GuestHealthy.OperatingStatus() {
 		i.OperatingStatusCause = v.OperatingCause(s.now())
 	}
+	i.Drift = renderDrift(r, v)
 	if r.caller.Admin {
 		encrypted := true
 		i.ServerID, i.VolumeID, i.EncryptedRPC = g.ServerID, g.VolumeID, &encrypted
 	}
+}
+
+// renderDrift shows what the primary guest found to be otherwise than it should be. The server's own settings, which are
+// files, are the administrator's affair.
+func renderDrift(r *request, v *dbaas.InstanceView) (list []wire.Drift) {
+	for _, d := range v.Drift() {
+		if r.caller.Admin || !strings.HasPrefix(d.Setting, "/") {
+			list = append(list, wire.Drift(d))
+		}
+	}
+	return list
 }
 
 // addUse adds how full the volume is, as the primary guest's last sign of life says.

@@ -108,6 +108,10 @@ type Parameter struct {
 type Sizing struct {
 	FlavorRAM  int // MB
 	VolumeSize int // GB
+	Profile    string
+	// Persistence and Replicated tell whether the database's process forks, which takes memory.
+	Persistence dbaas.Persistence
+	Replicated  bool
 }
 
 // Parameter finds a parameter by name or alias, case-insensitively, as the version knows it.

@@ -73,7 +73,16 @@ type InstanceDetail struct {
 	DeletionProtection   bool              `json:"deletion_protection"`
 	URI                  string            `json:"uri,omitempty"`                    // without the password
 	OperatingStatusCause string            `json:"operating_status_cause,omitempty"` // when it is not healthy
+	Drift                []Drift           `json:"drift,omitempty"`                  // what is not as Grove set it
 	Operation            *OperationSummary `json:"operation,omitempty"`              // that works on the instance now
+}
+
+// Drift is a setting of the database, for administrators also of its server, that is otherwise than Grove set it.
+type Drift struct {
+	Setting  string `json:"setting"`
+	Value    string `json:"value"`
+	Expected string `json:"expected"`
+	Advice   string `json:"advice,omitempty"`
 }
 
 // InstanceEnvelope is the answer with one instance.

@@ -23,7 +23,10 @@ type plan struct {
 // newPlan works out the configuration of a database. A value that may not be is a dbaas.Error.
 func newPlan(d datastore.Desired) (plan, error) {
 	m := manifest()
-	s := datastore.Sizing{FlavorRAM: d.FlavorRAM, VolumeSize: d.VolumeSize}
+	s := sizingOf(d)
+	if err := applyProfile(map[string]any{}, d.Profile); err != nil {
+		return plan{}, err
+	}
 	values, err := m.Validate(d.Version, d.Values, s)
 	if err != nil {
 		return plan{}, err

@@ -29,8 +29,9 @@ type Guest struct {
 
 	door    sync.Mutex // held by whoever opens the port
 	healing sync.Mutex // held by whoever looks after failed writes
-	mu      sync.Mutex // guards the field below
+	mu      sync.Mutex // guards the fields below
 	client  *client
+	drift   driftLook
 }
 
 var _ datastore.Guest = (*Guest)(nil)
@@ -94,6 +95,7 @@ func (g *Guest) write(r *record) error {
 	if err := host.WriteFile(g.path(recordFile), b, 0o600, nil); err != nil {
 		return err
 	}
+	g.forgetDrift()
 	return g.render(r)
 }
 

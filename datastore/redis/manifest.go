@@ -47,6 +47,6 @@ func manifest() *datastore.Manifest {
 		Root:           "-",
 		Parameters:     parameters(),
 		Defaults:       defaults,
-		Capabilities:   datastore.Capabilities{Root: true},
+		Capabilities:   datastore.Capabilities{Root: true, Profiles: offeredProfiles()},
 	}
 }

@@ -316,5 +316,6 @@ func defaults(version string, s datastore.Sizing) map[string]any {
 	if s.FlavorRAM > 0 {
 		sizing(s).apply(values)
 	}
+	_ = applyProfile(values, s.Profile) // one that does not exist was refused before
 	return values
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 )
 
 // memory is how a flavor's memory is shared out, in bytes.
@@ -17,7 +18,9 @@ type memory struct {
 
 // sizing shares out a flavor's memory so that a full database meets its own limit before it meets the kernel's:
 //
-//	ceiling × (1 + fragmentation 10 % + copies while an append-only file is rewritten 30 %) + backlog + buffers = unit
+//	ceiling × (1 + fragmentation 10 % + copies while a forked child writes 30 %) + backlog + buffers = unit
+//
+// A database that keeps nothing on disk and has no replicas never forks, and gets what the copies would have taken.
 //
 // The copies can be more when everything is written anew at once; then the kernel ends the forked child, which is
 // more killable (oom-score-adj), and the rewrite is tried again. The ceiling is half of a small flavor and 0.6 of a
@@ -30,7 +33,11 @@ func sizing(s datastore.Sizing) memory {
 		backlog: clamp(ram/32, 4*mib, 256*mib),
 	}
 	buffers := ram / 32
-	m.ceiling = (m.unit - m.backlog - buffers) * 10 / 14 / mib * mib
+	tenths := int64(14)
+	if s.Persistence == dbaas.PersistenceNone && !s.Replicated {
+		tenths = 11
+	}
+	m.ceiling = (m.unit - m.backlog - buffers) * 10 / tenths / mib * mib
 	m.clients = max(m.ceiling/10, min(64*mib, m.ceiling/4))
 	m.oneClient = clamp(m.ceiling/4/mib*mib, 16*mib, 256*mib)
 	return m

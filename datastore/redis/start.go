@@ -90,7 +90,7 @@ func (g *Guest) spec(ctx context.Context, r *record, found form) (host.UnitSpec,
 }
 
 func unitMemory(d datastore.Desired) int64 {
-	return sizing(datastore.Sizing{FlavorRAM: d.FlavorRAM, VolumeSize: d.VolumeSize}).unit
+	return sizing(sizingOf(d)).unit
 }
 
 var versionPattern = regexp.MustCompile(`\bv=(\S+)`)

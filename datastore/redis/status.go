@@ -68,7 +68,7 @@ func (g *Guest) look(ctx context.Context, r *record) datastore.Status {
 	if err != nil {
 		return blocked(whySilent(err))
 	}
-	s := datastore.Status{Status: dbaas.GuestHealthy, Metrics: metrics(i), Observed: observed(i)}
+	s := datastore.Status{Status: dbaas.GuestHealthy, Metrics: metrics(i), Observed: observed(i, g.driftNow(ctx, r, c, i))}
 	if i["tcp_port"] == "0" || i["loading"] == "1" || i["async_loading"] == "1" {
 		cause, err := g.open(ctx, r, c)
 		if err != nil {
@@ -105,14 +105,15 @@ func whySilent(err error) string {
 
 // observation is what the control plane keeps of a database; it changes rarely.
 type observation struct {
-	Server  string `json:"server"` // "redis" or "valkey"
-	Version string `json:"version"`
-	Role    string `json:"role"`
-	RunID   string `json:"run_id"`
+	Server  string        `json:"server"` // "redis" or "valkey"
+	Version string        `json:"version"`
+	Role    string        `json:"role"`
+	RunID   string        `json:"run_id"`
+	Drift   []dbaas.Drift `json:"drift,omitempty"`
 }
 
-func observed(i info) json.RawMessage {
-	o := observation{Server: "redis", Version: i["redis_version"], Role: i["role"], RunID: i["run_id"]}
+func observed(i info, drift []dbaas.Drift) json.RawMessage {
+	o := observation{Server: "redis", Version: i["redis_version"], Role: i["role"], RunID: i["run_id"], Drift: drift}
 	if v := i["valkey_version"]; v != "" {
 		o.Server, o.Version = "valkey", v
 	}

@@ -307,7 +307,10 @@ func (s *Service) sizing(ctx context.Context, in *dbaas.Instance) (datastore.Siz
 		return datastore.Sizing{}, err
 	}
 	flavor, _ := catalog.Flavor(in.FlavorID)
-	return datastore.Sizing{FlavorRAM: flavor.RAM, VolumeSize: in.VolumeSize}, nil
+	return datastore.Sizing{
+		FlavorRAM: flavor.RAM, VolumeSize: in.VolumeSize, Profile: in.Profile, Persistence: in.Persistence,
+		Replicated: in.HighAvailability != nil || in.ReplicaOf != "" || in.ClusterID != "",
+	}, nil
 }
 
 // RevealSecret gives the value of an instance's secret by id, for answers that are repeated under an idempotency key. It

@@ -1,6 +1,9 @@
 package dbaas
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // HeartbeatExpiry is how old a guest's last sign of life may be before its instance shows ERROR (api.md 4.2).
 const HeartbeatExpiry = 90 * time.Second
@@ -44,6 +47,28 @@ func (v *InstanceView) OperatingCause(now Instant) string {
 		return "The instance was stopped; start it when it is needed again."
 	}
 	return v.Guests[0].StatusCause
+}
+
+// Drift is a setting that is otherwise than Grove set it, as a guest observed it under the key "drift".
+type Drift struct {
+	Setting  string `json:"setting"`
+	Value    string `json:"value"`
+	Expected string `json:"expected"`
+	Advice   string `json:"advice,omitempty"`
+}
+
+// Drift lists what the primary guest found to be otherwise than it should be.
+func (v *InstanceView) Drift() []Drift {
+	if len(v.Guests) == 0 || len(v.Guests[0].Observed) == 0 {
+		return nil
+	}
+	var observed struct {
+		Drift []Drift `json:"drift"`
+	}
+	if json.Unmarshal(v.Guests[0].Observed, &observed) != nil {
+		return nil // an agent of another release
+	}
+	return observed.Drift
 }
 
 // silent tells whether the guest has fallen silent. One that was never heard of is unknown, not silent.

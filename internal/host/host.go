@@ -27,6 +27,8 @@ type Host struct {
 	Units Units
 	// Volume is the data volume.
 	Volume Volume
+	// Dedicated: the machine is this guest's alone, so that its kernel's settings are the agent's to make.
+	Dedicated bool
 	// LookPath finds the program of a datastore version.
 	LookPath func(binary string) (string, error)
 }
@@ -42,6 +44,8 @@ type Spec struct {
 	// SizeFile holds its size in bytes.
 	Device   string `json:"device,omitempty"`
 	SizeFile string `json:"size_file,omitempty"`
+	// Dedicated: the machine is this guest's alone.
+	Dedicated bool `json:"dedicated,omitempty"`
 	// Path lists directories in which programs are looked for before $PATH.
 	Path []string `json:"path,omitempty"`
 }
@@ -69,7 +73,7 @@ func (s Spec) Open(log *slog.Logger) (*Host, error) {
 		return nil, err
 	}
 	units.netns = s.NetNS
-	return &Host{Dir: s.Dir, DataDir: s.DataDir, Address: s.Address, NetNS: s.NetNS, Units: units, Volume: s.Volume(), LookPath: s.lookPath}, nil
+	return &Host{Dir: s.Dir, DataDir: s.DataDir, Address: s.Address, NetNS: s.NetNS, Units: units, Volume: s.Volume(), LookPath: s.lookPath, Dedicated: s.Dedicated}, nil
 }
 
 // Volume is the spec's data volume.
