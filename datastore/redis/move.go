@@ -161,10 +161,7 @@ func (t *transfer) run(ctx context.Context) error {
 		Addr: net.JoinHostPort(t.To.Address, strconv.Itoa(t.To.Port)), Username: replicationUser, Password: t.record.ReplicationSecret,
 		Protocol: 2, DisableIdentity: true, PoolSize: moveWorkers, MaxRetries: -1,
 		DialTimeout: 5 * time.Second, ReadTimeout: time.Minute, ContextTimeoutEnabled: true,
-		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
-			d := net.Dialer{LocalAddr: localAddr(t.record.Desired.Address)}
-			return d.DialContext(ctx, network, address)
-		},
+		Dialer: t.host.Dial,
 	})
 	defer func() { _ = t.target.Close() }()
 	slots, err := t.prepare(ctx)
