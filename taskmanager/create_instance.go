@@ -22,6 +22,7 @@ func (m *Manager) createInstance() engine.Workflow {
 		Steps: []engine.Step{
 			{Name: "ensureSecurityGroup", Doc: "setting up who may connect", Run: m.ensureSecurityGroup, Within: 5 * time.Minute},
 			{Name: "ensurePort", Doc: "getting an address", Run: m.ensurePort, Within: 5 * time.Minute},
+			{Name: "ensureAddress", Doc: "getting the address that stays with the instance", Run: m.ensureAddress, Within: 5 * time.Minute},
 			{Name: "ensureVolume", Doc: "creating the volume", Run: m.ensureVolume, Within: 5 * time.Minute},
 			{Name: "awaitVolume", Doc: "waiting for the volume", Run: m.awaitVolume, Within: 10 * time.Minute},
 			{Name: "ensureAccount", Doc: "creating the guest's login at the message broker", Run: m.ensureAccount, Within: 5 * time.Minute},
@@ -30,6 +31,7 @@ func (m *Manager) createInstance() engine.Workflow {
 			{Name: "awaitAgent", Doc: "waiting for the guest agent's first contact", Run: m.awaitAgent, Within: 15 * time.Minute},
 			{Name: "prepareGuest", Doc: "installing and starting the database", Run: m.prepareGuest, Within: 10 * time.Minute},
 			{Name: "awaitReady", Doc: "waiting for the database to serve", Run: m.awaitReady, Within: 30 * time.Minute},
+			{Name: "pointAddress", Doc: "connecting the instance's address", Run: m.pointAddress, Within: 5 * time.Minute},
 			{Name: "markActive", Doc: "publishing the instance", Run: m.markActive, Within: 5 * time.Minute},
 		},
 		Failed: m.giveUp,
@@ -101,6 +103,9 @@ func (m *Manager) ensurePort(ctx context.Context, op *engine.Operation) error {
 	}
 	if s.instance.Nic != nil {
 		spec.Nic = *s.instance.Nic
+		if hasAddress(s.instance) {
+			spec.Nic.IPAddress = "" // the wish is for the instance's address
+		}
 	}
 	port, err := m.Cloud.EnsurePort(ctx, spec)
 	if err != nil {
@@ -108,7 +113,9 @@ func (m *Manager) ensurePort(ctx context.Context, op *engine.Operation) error {
 	}
 	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
 		s.guest.PortID, s.guest.Address = port.ID, port.Address
-		s.instance.Addresses = []dbaas.Address{{Address: port.Address, Type: "private", Network: port.Network}}
+		if !hasAddress(s.instance) {
+			s.instance.Addresses = shown(port.Address, port.Network)
+		}
 		return nil
 	})
 }

@@ -18,6 +18,7 @@ func (m *Manager) deleteInstance() engine.Workflow {
 		Steps: []engine.Step{
 			{Name: "deleteServer", Doc: "deleting the server", Run: m.deleteOwned(cloud.KindServer, m.deleteServer), Within: 30 * time.Minute},
 			{Name: "deleteVolume", Doc: "deleting the volume", Run: m.deleteOwned(cloud.KindVolume, m.deleteVolume), Within: 30 * time.Minute},
+			m.deleteAddressStep(),
 			{Name: "deletePort", Doc: "giving the address back", Run: m.deleteOwned(cloud.KindPort, m.deletePort), Within: 30 * time.Minute},
 			{Name: "deleteSecurityGroup", Doc: "removing who may connect", Run: m.deleteOwned(cloud.KindSecurityGroup, m.deleteSecurityGroup), Within: 30 * time.Minute},
 			{Name: "deleteAccount", Doc: "removing the guest's login at the message broker", Run: m.deleteAccount, Within: 30 * time.Minute},
@@ -36,23 +37,28 @@ func (m *Manager) deleteOwned(kind string, del func(ctx context.Context, id stri
 		if err != nil {
 			return err
 		}
-		for range 2 { // a provider that deletes at once is done without a wait
-			owned, err := m.owned(ctx, s.guest.ID, kind)
-			if err != nil {
-				return err
-			}
-			if len(owned) == 0 {
-				return nil
-			}
-			for _, r := range owned {
-				if err := del(ctx, r.ID); err != nil {
-					return fmt.Errorf("delete %s %s: %w", kind, r.ID, err)
-				}
+		return m.deleteAll(ctx, op, s.guest.ID, kind, del)
+	}
+}
+
+// deleteAll deletes what the cloud has of one kind with an owner's tag, and comes back until nothing is left.
+func (m *Manager) deleteAll(ctx context.Context, op *engine.Operation, ownerID, kind string, del func(ctx context.Context, id string) error) error {
+	for range 2 { // a provider that deletes at once is done without a wait
+		owned, err := m.owned(ctx, ownerID, kind)
+		if err != nil {
+			return err
+		}
+		if len(owned) == 0 {
+			return nil
+		}
+		for _, r := range owned {
+			if err := del(ctx, r.ID); err != nil {
+				return fmt.Errorf("delete %s %s: %w", kind, r.ID, err)
 			}
 		}
-		op.SetProgress("the cloud is deleting the %s", kind)
-		return later(op, cloudPoll)
 	}
+	op.SetProgress("the cloud is deleting the %s", kind)
+	return later(op, cloudPoll)
 }
 
 func (m *Manager) owned(ctx context.Context, guestID, kind string) ([]cloud.Resource, error) {

@@ -176,6 +176,20 @@ func (h *house) delete(t *testing.T, in string) {
 }
 
 // sql runs one statement on the database itself, past the store.
+// addresses lists the addresses that the rows have.
+func (h *house) addresses(t *testing.T) []string {
+	t.Helper()
+	instances, _, err := h.store.ListInstances(t.Context(), store.InstanceFilter{ProjectID: tester.ProjectID, IncludeClustered: true})
+	must(t, err)
+	var list []string
+	for _, in := range instances {
+		if in.AddressID != "" {
+			list = append(list, "address "+in.AddressID)
+		}
+	}
+	return list
+}
+
 func (h *house) sql(t *testing.T, query string, into ...any) {
 	t.Helper()
 	driver, source := "pgx", h.url
@@ -225,6 +239,7 @@ func (h *house) audit(t *testing.T, operationID string) string {
 	for _, g := range guests {
 		want = append(want, "server "+g.ServerID, "volume "+g.VolumeID, "port "+g.PortID, "security_group of "+g.ID)
 	}
+	want = append(want, h.addresses(t)...)
 	owned, err := h.local.Owned(ctx, "")
 	must(t, err)
 	var got []string
@@ -347,6 +362,27 @@ func (c countingCloud) EnsurePort(ctx context.Context, s cloud.PortSpec) (*cloud
 		c.effects.once("port created", port.ID)
 	}
 	return port, err
+}
+
+func (c countingCloud) EnsureAddress(ctx context.Context, s cloud.AddressSpec) (*cloud.Address, error) {
+	a, err := c.Provider.EnsureAddress(ctx, s)
+	if err == nil {
+		c.effects.once("address created", a.ID)
+	}
+	return a, err
+}
+
+func (c countingCloud) PointAddress(ctx context.Context, addressID, portID string, epoch int64) error {
+	err := c.Provider.PointAddress(ctx, addressID, portID, epoch)
+	if err == nil {
+		c.effects.once("address pointed", fmt.Sprint(addressID, portID))
+	}
+	return err
+}
+
+func (c countingCloud) DeleteAddress(ctx context.Context, id string) error {
+	c.effects.once("address deleted", id)
+	return c.Provider.DeleteAddress(ctx, id)
 }
 
 func (c countingCloud) EnsureSecurityGroup(ctx context.Context, s cloud.SecurityGroupSpec) (string, error) {

@@ -139,10 +139,14 @@ func (h *house) openLocalCloud(ctx context.Context) (*local.Cloud, error) {
 	if err != nil {
 		return nil, err
 	}
+	forward, err := forwarder(h.config.Data)
+	if err != nil {
+		return nil, err
+	}
 	networks := append([]dbaas.Network{{ID: "local", Name: "local", CIDR: l.Network}}, l.Networks...)
 	return local.Open(ctx, local.Config{
 		Dir: h.config.Data, Region: h.config.Region, Networks: networks, Flavors: l.Flavors, VolumeTypes: l.VolumeTypes,
-		Zones: l.Zones, Volumes: volumeKind(l.Volumes), Launcher: launcher, Clock: clock.Real{}, Logger: h.logger,
+		Zones: l.Zones, Volumes: volumeKind(l.Volumes), Launcher: launcher, Forwarder: forward, Clock: clock.Real{}, Logger: h.logger,
 	})
 }
 

@@ -37,6 +37,8 @@ type Cloud struct {
 	machines map[string]*machine // by server id
 	closing  bool
 
+	forwarder *host.Processes // nil while it runs in this process
+
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 	work sync.WaitGroup
@@ -62,6 +64,8 @@ func Open(ctx context.Context, cfg Config) (*Cloud, error) {
 	err = c.open(ctx)
 	if err != nil {
 		c.stop()
+		c.work.Wait()
+		_ = c.stopForwarder(ctx, true) // what runs goes on
 		c.unlock()
 		return nil, fmt.Errorf("local cloud: %w", err)
 	}
@@ -77,6 +81,9 @@ func (c *Cloud) open(ctx context.Context) error {
 		return fmt.Errorf("volumes cannot be loop files here: %w", err)
 	case err != nil:
 		c.cfg.Logger.Info("volumes are directories", "reason", err)
+	}
+	if err := c.startForwarder(ctx); err != nil {
+		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -150,8 +157,8 @@ func (c *Cloud) Close(ctx context.Context, keep bool) error {
 	}
 	wg.Wait()
 	close(failed)
+	errs := []error{c.stopForwarder(ctx, keep)}
 	c.unlock()
-	var errs []error
 	for err := range failed {
 		errs = append(errs, err)
 	}

@@ -26,7 +26,10 @@ type Config struct {
 	// Dir holds everything: records in Dir/cloud, servers in Dir/servers/<guest id>.
 	Dir string
 	// Launcher starts the agents.
-	Launcher    Launcher
+	Launcher Launcher
+	// Forwarder is the command line of a process that calls Forward with Dir, none for forwarding in this process, which
+	// ends with it.
+	Forwarder   []string
 	Region      string
 	Flavors     []dbaas.Flavor
 	VolumeTypes []dbaas.VolumeType

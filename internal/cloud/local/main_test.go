@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "database":
 		exit(database(os.Args[1], os.Args[2]))
+	case "forward":
+		exit(forwarderHelper(os.Args[1]))
 	case "agent":
 		exit(agentProcess(os.Getenv(host.SpecEnv)))
 	case "churn":
@@ -226,11 +228,11 @@ func sweep(t *testing.T, dir string) {
 	_ = detachLoops(dir)
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(3 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); !ok(); time.Sleep(3 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }
