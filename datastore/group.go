@@ -87,6 +87,9 @@ type ClusterWish struct {
 	Members   []MemberWish `json:"members"`
 	// Leaving are the guests that hold nothing and are known to nobody in the end.
 	Leaving []string `json:"leaving,omitempty"`
+	// Rebalance: data are moved until all masters hold the same, as when the cluster has grown. Without it data leave only
+	// members that leave, and go to masters that have none.
+	Rebalance bool `json:"rebalance,omitempty"`
 }
 
 // MemberWish is what one member should be. Members of one shard hold the same data; which of them is the master is theirs

@@ -20,6 +20,15 @@ const tenantRules = "~* &* +@all -@admin -@dangerous " +
 // agentRules is what we may do.
 const agentRules = "~* &* +@all"
 
+// replicationRules is what another member of the group may do: follow, and in a cluster hand over slots with their keys.
+func replicationRules(cluster bool) string {
+	rules := "-@all +psync +replconf +ping"
+	if cluster {
+		rules += " ~* +select +restore-asking +info +cluster|setslot +cluster|nodes"
+	}
+	return rules
+}
+
 // hashPassword gives the form of a password that the server stores. Passwords are long and random, so that a plain hash
 // is enough.
 func hashPassword(password string) string {

@@ -30,6 +30,9 @@ func (g *Guest) Configure(ctx context.Context, d datastore.Desired) (datastore.A
 	if password := d.Secrets["password"]; password != "" {
 		next.PasswordHash = hashPassword(password)
 	}
+	if s := d.Secrets[datastore.SecretReplication]; s != "" {
+		next.ReplicationSecret = s
+	}
 	state, err := g.host.Units.State(ctx, unit)
 	if err != nil {
 		return datastore.Applied{}, err
@@ -83,8 +86,13 @@ func (s settings) only(others settings) settings {
 
 // settle makes accounts and files follow what the server has taken.
 func (g *Guest) settle(ctx context.Context, c *client, old, next *record) error {
-	if next.PasswordHash != old.PasswordHash {
+	if next.PasswordHash != old.PasswordHash || next.ReplicationSecret != old.ReplicationSecret {
 		if err := c.setAccounts(ctx, next.accounts()); err != nil {
+			return err
+		}
+	}
+	if next.ReplicationSecret != old.ReplicationSecret { // links that are up stay up
+		if err := c.configSet(ctx, settings{"masteruser": replicationUser, "masterauth": next.ReplicationSecret}); err != nil {
 			return err
 		}
 	}

@@ -29,6 +29,7 @@ type Guest struct {
 
 	door    sync.Mutex // held by whoever opens the port
 	healing sync.Mutex // held by whoever looks after failed writes
+	mover   mover
 	mu      sync.Mutex // guards the fields below
 	client  *client
 	drift   driftLook
@@ -48,7 +49,9 @@ type record struct {
 	Desired      datastore.Desired `json:"desired"` // without secrets
 	PasswordHash string            `json:"password_hash"`
 	AgentSecret  string            `json:"agent_secret"`
-	Volume       string            `json:"volume"` // id in its mark
+	// ReplicationSecret is by what members of a group reach each other; a server must know it in clear.
+	ReplicationSecret string `json:"replication_secret,omitempty"`
+	Volume            string `json:"volume"` // id in its mark
 }
 
 // The files of the agent's directory.
@@ -112,12 +115,16 @@ func (g *Guest) render(r *record) error {
 }
 
 func (r *record) accounts() []account {
-	return accounts(r.PasswordHash, hashPassword(r.AgentSecret))
+	list := accounts(r.PasswordHash, hashPassword(r.AgentSecret))
+	if r.ReplicationSecret != "" {
+		list = append(list, account{replicationUser, hashPassword(r.ReplicationSecret), replicationRules(r.Desired.Cluster)})
+	}
+	return list
 }
 
 // owned lists what nobody else may decide. The port is shut until the server has shown what it holds.
 func (g *Guest) owned(r *record) []directive {
-	return []directive{
+	owned := []directive{
 		{"port", "0"},
 		{"tls-port", "0"},
 		{"bind", r.Desired.Address},
@@ -130,7 +137,6 @@ func (g *Guest) owned(r *record) []directive {
 		{"dbfilename", rdbFile},
 		{"appenddirname", aofDir},
 		{"appendfilename", aofFile},
-		{"cluster-enabled", "no"},
 		{"enable-debug-command", "no"},
 		{"enable-module-command", "no"},
 		{"enable-protected-configs", "no"},
@@ -139,13 +145,17 @@ func (g *Guest) owned(r *record) []directive {
 		{"logfile", ""},
 		{"always-show-logo", "no"},
 	}
+	if r.ReplicationSecret != "" {
+		owned = append(owned, directive{"masteruser", replicationUser}, directive{"masterauth", r.ReplicationSecret})
+	}
+	return append(owned, clusterDirectives(r)...)
 }
 
 // Units implements [datastore.Guest].
 func (g *Guest) Units() []string { return []string{unit} }
 
-// Actions implements [datastore.Guest]. A standalone database needs none.
-func (g *Guest) Actions() map[string]datastore.Action { return nil }
+// Actions implements [datastore.Guest].
+func (g *Guest) Actions() map[string]datastore.Action { return g.clusterActions() }
 
 // Prepare implements [datastore.Guest].
 func (g *Guest) Prepare(ctx context.Context, d datastore.Desired) error {
@@ -187,7 +197,8 @@ func (g *Guest) newRecord(d datastore.Desired) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &record{Desired: d, PasswordHash: hashPassword(password), AgentSecret: secret.GeneratePassword(), Volume: id}, nil
+	return &record{Desired: d, PasswordHash: hashPassword(password), AgentSecret: secret.GeneratePassword(), Volume: id,
+		ReplicationSecret: d.Secrets[datastore.SecretReplication]}, nil
 }
 
 func (g *Guest) requireMounted(ctx context.Context) error {

@@ -19,6 +19,8 @@ const port = 6379
 const (
 	tenantUser = "default"
 	agentUser  = "_agent"
+	// replicationUser is the account by which the members of a group reach each other.
+	replicationUser = "_repl"
 )
 
 // Datastore is Redis as the core sees it.
@@ -44,9 +46,13 @@ func manifest() *datastore.Manifest {
 		URIScheme:      "redis",
 		URIPort:        port,
 		TCPPorts:       []int{port},
+		PeerPorts:      []int{busPort},
 		Root:           "-",
 		Parameters:     parameters(),
 		Defaults:       defaults,
-		Capabilities:   datastore.Capabilities{Root: true, Profiles: offeredProfiles()},
+		Capabilities: datastore.Capabilities{
+			Root: true, Profiles: offeredProfiles(),
+			Cluster: &datastore.ClusterShape{MinMasters: minMasters, MostMembers: mostMembers},
+		},
 	}
 }

@@ -199,7 +199,7 @@ func (g *Guest) openAfter(ctx context.Context, r *record, c *client, i info) (ca
 	if i["config_file"] != g.path(configFile) || running["dir"] != g.data {
 		return "", errors.New("the server at our socket is another: its configuration file or its directory is not ours")
 	}
-	if i["role"] != "master" {
+	if i["role"] != "master" && !r.Desired.Cluster {
 		return "", fmt.Errorf("a standalone server has the role %s", i["role"])
 	}
 	if running["appendonly"] != "yes" {
