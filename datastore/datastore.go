@@ -92,6 +92,8 @@ type Status struct {
 	Cause    string             `json:"cause,omitempty"` // a sentence for the tenant when not healthy
 	Observed json.RawMessage    `json:"observed,omitempty"`
 	Metrics  map[string]float64 `json:"metrics,omitempty"`
+	// Silent: the process runs, and did not answer as long as the look lasted.
+	Silent bool `json:"silent,omitempty"`
 }
 
 // Guest drives one database on its server. Methods are called by one goroutine at a time, save Status, Replica.Probe and

@@ -50,6 +50,9 @@ type Agent struct {
 	peers    *peers
 	deed     turn // one command or repair at a time
 	doing    doing
+
+	quarantine quarantine // guarded by deed
+	patience   time.Duration
 }
 
 var _ guest.API = (*Agent)(nil)
@@ -62,7 +65,7 @@ func New(c Config) (*Agent, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{Config: c, driver: c.Datastore.Guest(c.Host), watch: newWatch(), peers: newPeers(c.Clock), deed: newTurn()}
+	a := &Agent{Config: c, driver: c.Datastore.Guest(c.Host), watch: newWatch(), peers: newPeers(c.Clock), deed: newTurn(), patience: defaultPatience}
 	var err error
 	if a.key, err = openKey(c.Host.Dir); err != nil {
 		return nil, err
@@ -145,6 +148,11 @@ func (a *Agent) alone(ctx context.Context, deed func(context.Context) error) err
 // bringBack mounts the volume, and starts the database unless it was stopped. The caller holds deed.
 func (a *Agent) bringBack(ctx context.Context) error {
 	if a.memory.get().Running {
+		if dead, s := a.deadUnit(ctx); dead != "" {
+			if wait, err := a.waitsForRole(ctx, s, true); wait || err != nil {
+				return errors.Join(err, a.Host.Volume.EnsureMounted(ctx))
+			}
+		}
 		return a.start(ctx)
 	}
 	return a.Host.Volume.EnsureMounted(ctx)
@@ -177,7 +185,7 @@ func (a *Agent) Prepare(ctx context.Context, r guest.PrepareRequest) error {
 		if err := a.driver.Prepare(ctx, desired); err != nil {
 			return nil, err
 		}
-		if err := a.become(r.Desired); err != nil {
+		if err := a.become(r.Desired, r.GroupEpoch); err != nil {
 			return nil, err
 		}
 		if err := a.memory.change(func(s *state) error { s.Prepared, s.Running = true, true; return nil }); err != nil {
@@ -264,7 +272,7 @@ func (a *Agent) Upgrade(ctx context.Context, r guest.ConfigureRequest) error {
 		if err := driver.Upgrade(ctx, desired); err != nil {
 			return nil, err
 		}
-		return nil, a.become(r.Desired)
+		return nil, a.become(r.Desired, r.GroupEpoch)
 	})
 }
 
@@ -285,15 +293,15 @@ func (a *Agent) Configure(ctx context.Context, r guest.ConfigureRequest) (*datas
 		if err != nil {
 			return nil, err
 		}
-		return applied, a.become(r.Desired)
+		return applied, a.become(r.Desired, r.GroupEpoch)
 	})
 	return applied, err
 }
 
-// become notes what the database is from now on.
-func (a *Agent) become(d datastore.Desired) error {
+// become notes what the database is from now on, and since which epoch.
+func (a *Agent) become(d datastore.Desired, epoch int64) error {
 	d.Secrets = nil
-	return a.memory.change(func(s *state) error { s.Desired = d; return nil })
+	return a.memory.change(func(s *state) error { s.Desired, s.RoleEpoch = d, epoch; return nil })
 }
 
 // grow makes the filesystem as large as the volume, which a stopped guest may not have mounted yet. Where the machine
@@ -320,7 +328,7 @@ func (a *Agent) grow(ctx context.Context) error {
 
 // Status implements [guest.API].
 func (a *Agent) Status(ctx context.Context) (*guest.StatusReport, error) {
-	return a.look(ctx), nil
+	return a.look(ctx, statusTimeout), nil
 }
 
 // Action implements [guest.API].
@@ -357,33 +365,62 @@ func (a *Agent) open(sealed guest.Sealed) (map[string]string, error) {
 	return secrets, nil
 }
 
-// lookTimeout bounds one look at the database.
-const lookTimeout = 5 * time.Second
+const (
+	// statusTimeout bounds a look for somebody who waits for it.
+	statusTimeout = 5 * time.Second
+	// lookTimeout bounds a look that nobody waits for. A database that answers later than that is silent: until then it may
+	// just be waiting for the CPU, or be about to say that a script keeps it busy.
+	lookTimeout = 8 * time.Second
+)
 
 // look sees how the database is now.
-func (a *Agent) look(ctx context.Context) *guest.StatusReport {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+func (a *Agent) look(ctx context.Context, atMost time.Duration) *guest.StatusReport {
+	ctx, cancel := context.WithTimeout(ctx, atMost)
 	defer cancel()
 	r := &guest.StatusReport{GuestID: a.Bootstrap.GuestID, PublicKey: a.key.Public(), AgentVersion: a.Version}
-	known := a.memory.get()
-	r.Prepared, r.GroupEpoch, r.Peers = known.Prepared, known.GroupEpoch, a.peers.seen()
+	r.Prepared = a.memory.get().Prepared
 	if !r.Prepared {
 		r.Status = datastore.Status{Status: dbaas.GuestBuilding, Cause: "The guest waits for its first order."}
-		return r
+		return a.amended(r)
 	}
-	r.Status = a.driver.Status(ctx)
+	if !a.watch.isSuspended() { // else it keeps us waiting for nothing
+		r.Status = a.driver.Status(ctx)
+	}
 	used, total, err := a.Host.Volume.Usage(ctx)
 	if err != nil {
 		r.Status.Status, r.Status.Cause = dbaas.GuestBlocked, "The data volume cannot be read."
-		return r
+		return a.amended(r)
 	}
 	r.VolumeUsed, r.VolumeTotal = used, total
 	if full(used, total) && r.Status.Status == dbaas.GuestHealthy {
 		r.Status.Status = dbaas.GuestBlocked
 		r.Status.Cause = "The volume is full: resize it, or delete data."
 	}
-	if cause := a.watch.trouble(); cause != "" && r.Status.Status != dbaas.GuestHealthy {
-		r.Status.Cause = cause
+	return a.amended(r)
+}
+
+const (
+	causeDied      = "The database's process has ended unasked."
+	causeSuspended = "The database's process was suspended by a signal (SIGSTOP), and nothing lets it go on unasked."
+)
+
+// amended is a look with what is known besides, without asking the database.
+func (a *Agent) amended(r *guest.StatusReport) *guest.StatusReport {
+	now := *r
+	known := a.memory.get()
+	now.GroupEpoch, now.Peers = known.GroupEpoch, a.peers.seen()
+	if !now.Prepared {
+		return &now
 	}
-	return r
+	if a.watch.isSuspended() {
+		now.Status = datastore.Status{Status: dbaas.GuestCrashed, Cause: causeSuspended}
+	} else if known.Running && expectsFailover(known.Desired) && now.Status.Status != dbaas.GuestFailed {
+		if dead, s := a.deadUnit(context.Background()); dead != "" && !s.Stopped {
+			now.Status = datastore.Status{Status: dbaas.GuestCrashed, Cause: causeDied}
+		}
+	}
+	if cause := a.watch.trouble(); cause != "" && now.Status.Status != dbaas.GuestHealthy {
+		now.Status.Cause = cause
+	}
+	return &now
 }

@@ -39,6 +39,7 @@ type bench struct {
 	end    func()      // of the agent
 	// datastore is what the agent drives; nil: Redis.
 	datastore datastore.Datastore
+	patience  time.Duration // of a dead master; 0: as it comes
 
 	mu      sync.Mutex
 	reports []guest.StatusReport
@@ -99,6 +100,9 @@ func (b *bench) start() *Agent {
 	})
 	if err != nil {
 		b.t.Fatal(err)
+	}
+	if b.patience > 0 {
+		agent.patience = b.patience
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -23,7 +23,8 @@ import (
 // played is Redis with actions and peers of the test's choice.
 type played struct {
 	gredis.Datastore
-	actions map[string]datastore.Action
+	actions  map[string]datastore.Action
+	patience time.Duration // of the agent
 
 	mu    sync.Mutex
 	views map[string]datastore.PeerView // by guest id
@@ -94,6 +95,7 @@ func (g *playedGuest) Status(ctx context.Context) datastore.Status {
 	g.play.mu.Unlock()
 	if silent {
 		<-ctx.Done()
+		return datastore.Status{Status: dbaas.GuestBlocked, Cause: "silent", Silent: true}
 	}
 	return g.Guest.Status(ctx)
 }
@@ -122,7 +124,7 @@ func (g *playedGuest) Probe(ctx context.Context, peer datastore.Endpoint) datast
 func play(t *testing.T, p *played, change func(*datastore.Desired)) *bench {
 	t.Helper()
 	b := newBench(t)
-	b.datastore = p
+	b.datastore, b.patience = p, p.patience
 	b.start()
 	d := b.desired()
 	if change != nil {

@@ -29,6 +29,8 @@ type state struct {
 	Order      []string         `json:"order"`  // operations, the oldest first
 	// Desired is what the database was last made to be: its role, and who else is in its group. No secrets.
 	Desired datastore.Desired `json:"desired"`
+	// RoleEpoch is the group's epoch in which it was made so.
+	RoleEpoch int64 `json:"role_epoch"`
 }
 
 // remember notes an operation's lease epoch and forgets the operations of long ago.

@@ -23,6 +23,7 @@ type watch struct {
 	crashes int                   // in a row
 	crashed time.Time             // the last time
 	told    string                // identity of the process whose crash was told last; guarded by the agent's deed
+	still   int                   // looks in a row at which a process was suspended
 	events  []guest.ReportedEvent // not reported yet
 	latest  *guest.StatusReport   // not reported yet; only the newest counts
 	again   chan struct{}         // look now
@@ -65,6 +66,33 @@ func (w *watch) started(err error) {
 	if err != nil && dbaas.ErrorCode(err) != dbaas.Internal {
 		w.cause = dbaas.ErrorMessage(err)
 	}
+}
+
+// hold says why a database that died is not started.
+func (w *watch) hold(cause string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cause = cause
+}
+
+// suspendedAfter is at how many looks in a row a suspended process counts as dead: a debugger's attaching takes less.
+const suspendedAfter = 2
+
+// noteSuspended notes whether a process is suspended, and tells whether it counts as dead by that since, or no more.
+func (w *watch) noteSuspended(suspended bool) (since, noMore bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := w.still
+	if w.still++; !suspended {
+		w.still = 0
+	}
+	return w.still == suspendedAfter, w.still == 0 && before >= suspendedAfter
+}
+
+func (w *watch) isSuspended() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.still >= suspendedAfter
 }
 
 func (w *watch) trouble() string {
@@ -124,7 +152,7 @@ func (w *watch) sent(r *guest.StatusReport) {
 }
 
 const (
-	superviseEvery = time.Second // where units do not tell by themselves
+	superviseEvery = 500 * time.Millisecond // units tell by themselves when they end, but not that they are suspended
 	stableAfter    = time.Minute
 	firstBackOff   = 500 * time.Millisecond
 	mostBackOff    = 30 * time.Second
@@ -146,9 +174,31 @@ func (a *Agent) supervise(ctx context.Context) {
 			if !open {
 				ended = nil
 			}
+			if expectsFailover(a.memory.get().Desired) {
+				a.watch.tellNow() // whatever command is at work
+			}
 		case <-tick.C:
+			a.lookForSuspended(ctx)
 		}
 		a.repair(ctx)
+	}
+}
+
+// lookForSuspended tells when a process of the database was suspended, and when it goes on. It is not for us to let it.
+func (a *Agent) lookForSuspended(ctx context.Context) {
+	suspended := false
+	for _, unit := range a.driver.Units() {
+		s, err := a.Host.Units.State(ctx, unit)
+		suspended = suspended || err == nil && s.Suspended
+	}
+	since, noMore := a.watch.noteSuspended(suspended)
+	if since {
+		a.Logger.WarnContext(ctx, "database suspended")
+		a.watch.tell("database.suspended", causeSuspended)
+		a.watch.tellNow()
+	}
+	if noMore {
+		a.watch.poke()
 	}
 }
 
@@ -159,10 +209,22 @@ func (a *Agent) repair(ctx context.Context) {
 	}
 	err := a.alone(ctx, func(ctx context.Context) error {
 		dead, s := a.deadUnit(ctx)
-		if dead == "" || !a.memory.get().Running || !a.mayRestart() {
+		if dead == "" {
+			a.quarantine = quarantine{}
 			return nil
 		}
-		a.tellCrash(dead, s)
+		if !a.memory.get().Running {
+			return nil
+		}
+		wait, err := a.waitsForRole(ctx, s, false)
+		if wait || err != nil {
+			a.tellCrash(dead, s, "another member of its group is to take over")
+			return err
+		}
+		if !a.mayRestart() {
+			return nil
+		}
+		a.tellCrash(dead, s, "it is being started again")
 		defer a.watch.poke()
 		return a.start(ctx)
 	})
@@ -200,13 +262,13 @@ func (a *Agent) mayRestart() bool {
 }
 
 // tellCrash tells of each process that ended by itself, once.
-func (a *Agent) tellCrash(unit string, s host.UnitState) {
+func (a *Agent) tellCrash(unit string, s host.UnitState, next string) {
 	if s.ExitErr == "" || s.Started == a.watch.told {
 		return
 	}
 	a.watch.told = s.Started
 	a.Logger.Warn("database died", "unit", unit, "how", s.ExitErr)
-	a.watch.tell("database.crashed", fmt.Sprintf("The database ended unasked (%s) and is being started again.", s.ExitErr))
+	a.watch.tell("database.crashed", fmt.Sprintf("The database ended unasked (%s); %s.", s.ExitErr, next))
 }
 
 const (
@@ -224,6 +286,7 @@ func (a *Agent) observe(ctx context.Context) {
 	var looks sync.WaitGroup
 	defer looks.Wait()
 	looked := make(chan *guest.StatusReport, 1)
+	var silence silence
 	looking, again := false, false
 	look := func() {
 		if looking {
@@ -231,7 +294,8 @@ func (a *Agent) observe(ctx context.Context) {
 			return
 		}
 		looking = true
-		looks.Go(func() { looked <- a.look(ctx) })
+		began := a.Clock.Now()
+		looks.Go(func() { looked <- silence.judge(a.look(ctx, lookTimeout), began, a.Clock.Now()) })
 	}
 	var last, told *guest.StatusReport // look; report
 	var toldAt time.Time
@@ -253,8 +317,13 @@ func (a *Agent) observe(ctx context.Context) {
 				continue // the first look brings it
 			}
 			last = a.amended(last)
-		case last = <-looked:
+		case r := <-looked:
 			looking = false
+			if r == nil {
+				look()
+				continue
+			}
+			last = r
 			disk = a.watchDisk(disk, last)
 		}
 		news := changed(told, last)
@@ -280,12 +349,28 @@ func (a *Agent) observe(ctx context.Context) {
 	}
 }
 
-// amended is an earlier look with what is known now without asking the database.
-func (a *Agent) amended(r *guest.StatusReport) *guest.StatusReport {
-	now := *r
-	known := a.memory.get()
-	now.GroupEpoch, now.Peers = known.GroupEpoch, a.peers.seen()
-	return &now
+// silence is since when a database has not answered.
+type silence struct{ since time.Time }
+
+// lateLook is how much longer than due a look may take and still say something of the database: beyond that it was we who
+// did not get the CPU.
+const lateLook = 2 * time.Second
+
+// judge notes whether a look found the database silent, which it says in a sentence and a time. nil: nobody can tell.
+func (s *silence) judge(r *guest.StatusReport, began, now time.Time) *guest.StatusReport {
+	if !r.Status.Silent {
+		s.since = time.Time{}
+		return r
+	}
+	if now.Sub(began) > lookTimeout+lateLook {
+		return nil
+	}
+	if s.since.IsZero() || s.since.After(began) {
+		s.since = began
+	}
+	r.SilentSince = dbaas.At(s.since)
+	r.Status.Cause = "The database runs, and has not answered since " + s.since.UTC().Format("15:04:05 UTC.")
+	return r
 }
 
 // changed tells whether a look is worth a report: numbers travel with heartbeats.
@@ -294,7 +379,7 @@ func changed(last, now *guest.StatusReport) bool {
 		return true
 	}
 	was, is := last.Status, now.Status
-	return was.Status != is.Status || was.Cause != is.Cause || string(was.Observed) != string(is.Observed)
+	return last.SilentSince != now.SilentSince || was.Status != is.Status || was.Cause != is.Cause || string(was.Observed) != string(is.Observed)
 }
 
 // sameView leaves out why a peer is dead: that may waver.
@@ -388,7 +473,7 @@ func (a *Agent) beat(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		r := a.look(ctx)
+		r := a.look(ctx, statusTimeout)
 		sendCtx, cancel := context.WithTimeout(ctx, reportTimeout)
 		err := a.reporter.Heartbeat(sendCtx, heartbeatOf(r))
 		cancel()

@@ -46,7 +46,7 @@ func (g *Guest) ensureClient(agentSecret string) *client {
 	g.client = &client{secret: agentSecret, Client: redis.NewClient(&redis.Options{
 		Addr: g.path(socketFile), Dialer: g.dial, Username: agentUser, Password: agentSecret,
 		Protocol: 2, DisableIdentity: true, PoolSize: 1, MaxRetries: -1, ConnMaxIdleTime: -1,
-		DialTimeout: time.Second, DialerRetries: 1, ReadTimeout: 5 * time.Second, ContextTimeoutEnabled: true,
+		DialTimeout: time.Second, DialerRetries: 1, ReadTimeout: 10 * time.Second, ContextTimeoutEnabled: true,
 		ReadBufferSize: 8 << 10, WriteBufferSize: 4 << 10,
 		OnConnect: func(ctx context.Context, c *redis.Conn) error {
 			return c.Do(ctx, "client", "no-evict", "on").Err()

@@ -66,7 +66,9 @@ func (g *Guest) look(ctx context.Context, r *record) datastore.Status {
 	}
 	i, err := c.info(ctx)
 	if err != nil {
-		return blocked(whySilent(err))
+		s := blocked(whySilent(err))
+		s.Silent = s.Cause == causeSilent && ctx.Err() != nil
+		return s
 	}
 	s := datastore.Status{Status: dbaas.GuestHealthy, Metrics: metrics(i), Observed: observed(i, g.driftNow(ctx, r, c, i))}
 	if i["tcp_port"] == "0" || i["loading"] == "1" || i["async_loading"] == "1" {

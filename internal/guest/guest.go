@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 )
 
 // API is what an agent does when told. The agent implements it, and so does [Client].
@@ -104,6 +105,9 @@ type StatusReport struct {
 	VolumeUsed   int64            `json:"volume_used"`  // bytes
 	VolumeTotal  int64            `json:"volume_total"` // bytes
 	Events       []ReportedEvent  `json:"events,omitempty"`
+	// SilentSince is when the first look began of those, in a row, at which the database ran and did not answer for as long
+	// as the agent bears (8 s); by the guest's clock. 0: it answers.
+	SilentSince dbaas.Instant `json:"silent_since,omitempty"`
 	// GroupEpoch is the highest that the agent has obeyed.
 	GroupEpoch int64 `json:"group_epoch"`
 	// Peers is how this guest sees the others of its group, when it was told of any.

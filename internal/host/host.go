@@ -110,11 +110,13 @@ type UnitSpec struct {
 // UnitState is how a unit stands.
 type UnitState struct {
 	Running bool
-	Stopped bool // it does not run, and was asked not to
-	PID     int
-	Started string // identity of the process: changes with every start
-	ExitErr string // how it ended last, when it ended by itself
-	Output  string // the last lines that it wrote
+	// Suspended: it runs, but was stopped by a signal and does nothing until another lets it go on.
+	Suspended bool
+	Stopped   bool // it does not run, and was asked not to
+	PID       int
+	Started   string // identity of the process: changes with every start
+	ExitErr   string // how it ended last, when it ended by itself
+	Output    string // the last lines that it wrote
 }
 
 // Units starts and stops processes that outlive the agent, and finds them again. Implementations: plain child

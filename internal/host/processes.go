@@ -544,6 +544,8 @@ func (p *Processes) State(_ context.Context, name string) (UnitState, error) {
 	s := UnitState{Started: rec.Process.String(), Output: p.output(name)}
 	if u.running() != nil {
 		s.Running, s.PID = true, rec.Process.PID
+		st, err := readStat(s.PID)
+		s.Suspended = err == nil && (st.state == 'T' || st.state == 't')
 		p.boundOutput(name)
 		return s, nil
 	}
