@@ -84,7 +84,7 @@ func (s *server) dispatch(ctx context.Context, m *rpc.Envelope) (any, error) {
 	case MethodUpgrade:
 		return nil, withArgs(m, func(r ConfigureRequest) error { return s.api.Upgrade(ctx, r) })
 	}
-	return nil, dbaas.Errorf(dbaas.NotImplemented, "This agent does not know %q.", m.Method)
+	return s.dispatchTrove(ctx, m)
 }
 
 func withArgs[A any](m *rpc.Envelope, do func(A) error) error {

@@ -53,13 +53,17 @@ type ReportRow struct {
 
 // RecordReport stores a guest's report and its events, and wakes the operation that holds the guest's instance. It
 // tells whether the guest now says something else than before. A report that is not newer than the stored one of the
-// same boot, or that is of a boot before, changes nothing; nor does one of a guest that is deleted or unknown.
+// same boot, or that is of a boot before, brings its events and nothing else; one of a guest that is deleted or unknown,
+// nothing.
 func (s *Store) RecordReport(ctx context.Context, r ReportRow) (changed bool, err error) {
 	err = s.Tx(ctx, func(tx *Tx) error {
 		changed = false
 		g, err := find[reportedGuest](tx.lock().Where("id = ? AND deleted_at = 0", r.GuestID))
-		if err != nil || g == nil || g.knows(r) {
+		if err != nil || g == nil {
 			return tx.failed("read guest", err)
+		}
+		if g.knows(r) { // overtaken by a newer one, that does not tell again what happened
+			return tx.insertReported(g.ID, named(r.Events))
 		}
 		if changed = g.apply(r, tx.Now()); changed {
 			g.UpdatedAt = tx.Now()
@@ -149,6 +153,11 @@ func (tx *Tx) insertReported(guestID string, events []dbaas.Event) error {
 		}
 	}
 	return nil
+}
+
+// named leaves out the events that cannot be told from one another when they come twice.
+func named(events []dbaas.Event) []dbaas.Event {
+	return slices.DeleteFunc(slices.Clone(events), func(e dbaas.Event) bool { return e.ID == "" })
 }
 
 // WakeOperations makes the operations that hold a resource due at once, and gives their ids.

@@ -65,8 +65,8 @@ func testReports(t *testing.T, s *Store) {
 	for _, e := range events {
 		told = append(told, e.Message)
 	}
-	if want := []string{"healthy", "healthy", "building"}; err != nil || !slices.Equal(told, want) {
-		t.Errorf("events %v (%v), want %v: each id once, and those of reports that count", told, err, want)
+	if want := []string{"healthy", "healthy", "crashed", "healthy", "building"}; err != nil || !slices.Equal(told, want) {
+		t.Errorf("events %v (%v), want %v: each id once, also those of reports that came late", told, err, want)
 	}
 	if changed, err := s.RecordReport(t.Context(), ReportRow{GuestID: "nobody", BootID: "b", Sequence: 1}); changed || err != nil {
 		t.Errorf("an unknown guest: %t %v", changed, err)
