@@ -51,6 +51,10 @@ bench: go ## measure, and print the tables of docs/performance.md
 simulate: go ## play random histories of the engine (SEEDS=100000), or show one (SEED=n)
 	@deploy/dev/simulate.sh
 
+.PHONY: crash
+crash: go ## the whole crash suite: every workflow killed at every point, on both databases (hours)
+	@GROVE_CRASH=full deploy/dev/test.sh -timeout 6h -run AtEveryStep ./taskmanager
+
 .PHONY: fuzz
 fuzz: go ## run each fuzz target for a while (FUZZTIME=30s each)
 	@deploy/dev/fuzz.sh

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
@@ -32,13 +33,13 @@ func (p crashPoint) String() string { return fmt.Sprintf("%s/%s/%v", p.Kind, p.S
 // remembers which step ran.
 func (p crashPoint) watch(die func()) func(engine.Point, *engine.Operation) {
 	var mu sync.Mutex
-	var ran string
+	ran := map[string]string{} // by operation
 	return func(at engine.Point, op *engine.Operation) {
 		mu.Lock()
 		if at == engine.BeforeStep {
-			ran = op.Kind + "/" + op.Step
+			ran[op.ID] = op.Kind + "/" + op.Step
 		}
-		here := ran == p.Kind+"/"+p.Step && at == p.Point
+		here := ran[op.ID] == p.Kind+"/"+p.Step && at == p.Point
 		mu.Unlock()
 		if here {
 			die()
@@ -46,26 +47,84 @@ func (p crashPoint) watch(die func()) func(engine.Point, *engine.Operation) {
 	}
 }
 
-// crashPoints finds every step of every registered workflow, at each of the three points. Nothing is listed here: a
-// workflow that is added is covered once it has a trial.
-func crashPoints(t *testing.T) []crashPoint {
+// crashPoints finds every step of every registered workflow, at each of the three points that keep lets through. Nothing
+// is listed here: a workflow that is added is covered once it has a trial. GROVE_CRASH=full (make crash) keeps all.
+func crashPoints(t *testing.T, keep func(n int, tr trial, p crashPoint) bool) []crashPoint {
 	t.Helper()
 	var points []crashPoint
+	n := 0
 	for _, w := range sorted(taskmanager.Workflows()) {
-		if _, ok := trials()[w.Kind]; !ok {
+		tr, ok := trials()[w.Kind]
+		if !ok {
 			t.Errorf("workflow %s has no trial: add one that begins it (trial_test.go)", w.Kind)
 			continue
 		}
 		for _, s := range w.Steps {
-			for _, p := range []engine.Point{engine.BeforeStep, engine.AfterEffect, engine.AfterSave} {
-				points = append(points, crashPoint{Kind: w.Kind, Step: s.Name, Point: p})
+			for _, at := range []engine.Point{engine.BeforeStep, engine.AfterEffect, engine.AfterSave} {
+				p := crashPoint{Kind: w.Kind, Step: s.Name, Point: at}
+				if n++; !tr.heavy || fullCrash() || keep(n, tr, p) {
+					points = append(points, p)
+				}
 			}
 		}
 	}
 	return points
 }
 
-// sorted puts what makes an instance first and what deletes it last, so that one instance serves the trials between.
+// fullCrash tells whether heavy trials are to be killed at every point, on every database.
+func fullCrash() bool { return os.Getenv("GROVE_CRASH") == "full" }
+
+// killSample is how many days it takes until a heavy trial was killed by SIGKILL at each of its points.
+const killSample = 12
+
+// today moves the sample on.
+func today() int { return int(time.Now().Unix() / (24 * 60 * 60)) }
+
+// standing is the instance that one trial leaves to the next: its form, and its id, "" when there is none.
+type standing struct{ form, id string }
+
+// ready gives a trial an instance of its form, and none to one that creates its own.
+func (h *house) ready(t *testing.T, tr trial, at standing) standing {
+	t.Helper()
+	if at.id != "" && (tr.creates || at.form != tr.form) {
+		h.clear(t)
+		at.id = ""
+	}
+	if at.id == "" && !tr.creates {
+		form, ok := forms()[tr.form]
+		if !ok {
+			t.Fatalf("nothing makes instances of the form %q: add it to forms (trial_test.go)", tr.form)
+		}
+		at.id = form(h, t)
+	}
+	return standing{form: tr.form, id: at.id}
+}
+
+// leave gives what a trial whose operation has ended leaves to the next one.
+func (h *house) leave(t *testing.T, tr trial, operationID string) standing {
+	t.Helper()
+	left := standing{form: tr.form, id: h.audit(t, operationID)}
+	if tr.spends && left.id != "" {
+		h.clear(t)
+		left.id = ""
+	}
+	return left
+}
+
+// clear deletes all instances, replicas first.
+func (h *house) clear(t *testing.T) {
+	t.Helper()
+	all, _, err := h.store.ListInstances(t.Context(), store.InstanceFilter{ProjectID: tester.ProjectID})
+	must(t, err)
+	slices.SortStableFunc(all, func(a, b dbaas.InstanceView) int { return cmp.Compare(len(a.Replicas), len(b.Replicas)) })
+	defer h.run(t, nil)()
+	for _, in := range all {
+		h.awaitEnd(t, mustID(t)(h.control.DeleteInstance(t.Context(), tester, in.ID)))
+	}
+}
+
+// sorted puts the workflows of one form together, what makes an instance first and what deletes it last, so that one
+// instance serves the trials between.
 func sorted(workflows []engine.Workflow) []engine.Workflow {
 	rank := func(kind string) int {
 		switch tr := trials()[kind]; {
@@ -77,7 +136,7 @@ func sorted(workflows []engine.Workflow) []engine.Workflow {
 		return 1
 	}
 	return slices.SortedStableFunc(slices.Values(workflows), func(a, b engine.Workflow) int {
-		return cmp.Compare(rank(a.Kind), rank(b.Kind))
+		return cmp.Or(cmp.Compare(trials()[a.Kind].form, trials()[b.Kind].form), cmp.Compare(rank(a.Kind), rank(b.Kind)))
 	})
 }
 
@@ -89,9 +148,11 @@ func TestAbandonedAtEveryStep(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := openHouse(t, url(t), t.TempDir())
 			clean := cleanEffects(t, h)
-			var in string
-			for _, p := range crashPoints(t) {
-				in = h.abandonAt(t, p, in, clean[p.Kind])
+			var at standing
+			for _, p := range crashPoints(t, func(_ int, _ trial, p crashPoint) bool {
+				return name == "sqlite" && p.Point == engine.AfterEffect
+			}) {
+				at = h.abandonAt(t, p, at, clean[p.Kind])
 				if t.Failed() {
 					t.Fatalf("at %s", p)
 				}
@@ -104,44 +165,41 @@ func TestAbandonedAtEveryStep(t *testing.T) {
 func cleanEffects(t *testing.T, h *house) map[string][]string {
 	t.Helper()
 	effects := map[string][]string{}
-	var in string
+	var at standing
 	for _, w := range sorted(taskmanager.Workflows()) {
 		tr := trials()[w.Kind]
-		if in == "" && !tr.creates {
-			in = h.createActive(t)
-		}
+		at = h.ready(t, tr, at)
 		h.effects.reset()
 		stop := h.run(t, nil)
-		id := tr.begin(t.Context(), t, h, in)
+		id := tr.begin(t.Context(), t, h, at.id)
 		h.awaitEnd(t, id)
 		stop()
-		in = h.audit(t, id)
+		at = h.leave(t, tr, id)
 		effects[w.Kind] = h.effects.list()
 	}
 	return effects
 }
 
 // abandonAt runs the trial of p's workflow, abandons the taskmanager at p, lets another finish, and checks the outcome.
-// It gives the instance that the next trial may use, "" when there is none.
-func (h *house) abandonAt(t *testing.T, p crashPoint, in string, clean []string) string {
+// It gives the instance that the next trial may use.
+func (h *house) abandonAt(t *testing.T, p crashPoint, at standing, clean []string) standing {
 	t.Helper()
 	tr := trials()[p.Kind]
-	if tr.creates && in != "" {
-		h.delete(t, in)
-	} else if !tr.creates && in == "" {
-		in = h.createActive(t)
-	}
+	at = h.ready(t, tr, at)
 	h.effects.reset()
 	reached := make(chan struct{}, 1)
 	stop := h.run(t, p.watch(func() {
-		reached <- struct{}{}
+		select {
+		case reached <- struct{}{}:
+		default:
+		}
 		runtime.Goexit() // the worker is gone; its lease stays
 	}))
-	id := tr.begin(t.Context(), t, h, in)
+	id := tr.begin(t.Context(), t, h, at.id)
 	select {
 	case <-reached:
-	case <-time.After(30 * time.Second):
-		t.Errorf("%s was not reached within 30 s", p)
+	case <-time.After(time.Minute):
+		t.Errorf("%s was not reached within a minute", p)
 	}
 	stop()
 	h.expireLeases(t)
@@ -151,14 +209,14 @@ func (h *house) abandonAt(t *testing.T, p crashPoint, in string, clean []string)
 	if op.Status != dbaas.OperationSucceeded {
 		t.Errorf("%s: a crash alone ended in %s: %+v", p, op.Status, op.Failure)
 	}
-	next := h.audit(t, id)
 	if got := h.effects.list(); !slices.Equal(got, clean) {
 		t.Errorf("%s: effects differ from an undisturbed run:\n got  %v\n want %v", p, got, clean)
 	}
-	if v, err := h.control.Instance(t.Context(), tester, next); err == nil && tr.check != nil {
+	if v, err := h.control.Instance(t.Context(), tester, op.ResourceID); err == nil && tr.check != nil {
 		tr.check(t, h, v)
 	}
-	return next
+	stop()
+	return h.leave(t, tr, id)
 }
 
 // crashVariable tells the child process of TestKilledAtEveryStep what to do.
@@ -178,9 +236,9 @@ func TestKilledAtEveryStep(t *testing.T) {
 		return
 	}
 	dir := t.TempDir()
-	var in string
-	for _, p := range crashPoints(t) {
-		in = killAt(t, dir, p, in)
+	var at standing
+	for _, p := range crashPoints(t, func(n int, _ trial, _ crashPoint) bool { return (n+today())%killSample == 0 }) {
+		at = killAt(t, dir, p, at)
 		if t.Failed() {
 			t.Fatalf("at %s", p)
 		}
@@ -188,28 +246,21 @@ func TestKilledAtEveryStep(t *testing.T) {
 }
 
 // killAt lets a child begin the trial and die at p, and finishes its work in this process.
-func killAt(t *testing.T, dir string, p crashPoint, in string) string {
+func killAt(t *testing.T, dir string, p crashPoint, at standing) standing {
 	t.Helper()
 	tr := trials()[p.Kind]
-	if tr.creates != (in == "") {
-		h := openHouse(t, "", dir)
-		if tr.creates {
-			h.delete(t, in)
-			in = ""
-		} else {
-			in = h.createActive(t)
-		}
-		h.close(t, true)
-	}
-	order, err := json.Marshal(crashOrder{Dir: dir, At: p, Instance: in})
+	h := openHouse(t, "", dir)
+	at = h.ready(t, tr, at)
+	h.close(t, true)
+	order, err := json.Marshal(crashOrder{Dir: dir, At: p, Instance: at.id})
 	must(t, err)
-	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestKilledAtEveryStep$", "-test.timeout", "60s")
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestKilledAtEveryStep$", "-test.timeout", "120s")
 	child.Env = append(os.Environ(), crashVariable+"="+string(order))
 	out, err := child.CombinedOutput()
 	if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {
 		t.Fatalf("%s: the child did not die by SIGKILL: %v\n%s", p, err, out)
 	}
-	h := openHouse(t, "", dir)
+	h = openHouse(t, "", dir)
 	defer h.close(t, true)
 	h.expireLeases(t)
 	stop := h.run(t, nil)
@@ -218,7 +269,8 @@ func killAt(t *testing.T, dir string, p crashPoint, in string) string {
 	if op.Status != dbaas.OperationSucceeded {
 		t.Errorf("%s: a kill alone ended in %s: %+v", p, op.Status, op.Failure)
 	}
-	return h.audit(t, op.ID)
+	stop()
+	return h.leave(t, tr, op.ID)
 }
 
 // killSelf is the child: it begins the trial and dies.
@@ -238,12 +290,12 @@ func killSelf(t *testing.T, text string) {
 // awaitEnd waits for an operation and gives it.
 func (h *house) awaitEnd(t *testing.T, id string) *dbaas.Operation {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	op, err := h.control.Await(ctx, id, 60*time.Second)
+	op, err := h.control.Await(ctx, id, 2*time.Minute)
 	must(t, err)
 	if !op.Status.Ended() {
-		t.Fatalf("operation %s (%s) stands at %s (%s) after 60 s: %s", op.ID, op.Kind, op.Step, op.Status, op.Progress)
+		t.Fatalf("operation %s (%s) stands at %s (%s) after 2 minutes: %s", op.ID, op.Kind, op.Step, op.Status, op.Progress)
 	}
 	return op
 }

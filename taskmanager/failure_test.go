@@ -21,10 +21,13 @@ func TestFailedAtEveryStep(t *testing.T) {
 	for name, url := range databases(t) {
 		t.Run(name, func(t *testing.T) {
 			h := openHouse(t, url(t), t.TempDir())
-			var in string
+			var at standing
 			for _, w := range sorted(taskmanager.Workflows()) {
+				if trials()[w.Kind].heavy && name != "sqlite" && !fullCrash() {
+					continue
+				}
 				for _, s := range w.Steps[:len(w.Steps)-1] { // after the last step there is nothing left to fail
-					in = h.failAfter(t, w.Kind, s.Name, in)
+					at = h.failAfter(t, w.Kind, s.Name, at)
 					if t.Failed() {
 						t.Fatalf("at %s/%s", w.Kind, s.Name)
 					}
@@ -36,26 +39,24 @@ func TestFailedAtEveryStep(t *testing.T) {
 
 // failAfter runs a trial, cancels it while a step runs, and checks how the instance ends. It gives the instance that the
 // next trial may use.
-func (h *house) failAfter(t *testing.T, kind, step, in string) string {
+func (h *house) failAfter(t *testing.T, kind, step string, at standing) standing {
 	t.Helper()
 	tr := trials()[kind]
-	if !tr.creates && in == "" {
-		in = h.createActive(t)
-	}
+	at = h.ready(t, tr, at)
 	var before *dbaas.InstanceView
 	if !tr.creates {
-		before = h.view(t, in)
+		before = h.view(t, at.id)
 	}
 	abandoned := make(chan struct{}, 1)
 	stop := h.run(t, cancelDuring(h, kind, step, func() {
 		abandoned <- struct{}{}
 		runtime.Goexit()
 	}))
-	id := tr.begin(t.Context(), t, h, in)
+	id := tr.begin(t.Context(), t, h, at.id)
 	select {
 	case <-abandoned:
-	case <-time.After(30 * time.Second):
-		t.Errorf("the cleanup of %s/%s was not reached within 30 s", kind, step)
+	case <-time.After(time.Minute):
+		t.Errorf("the cleanup of %s/%s was not reached within a minute", kind, step)
 	}
 	stop()
 	h.expireLeases(t)
@@ -74,11 +75,14 @@ func (h *house) failAfter(t *testing.T, kind, step, in string) string {
 			t.Errorf("the task is %s, want ERROR", v.Task)
 		}
 		h.delete(t, v.ID)
-		h.audit(t, id)
-		return ""
+		return h.leave(t, tr, id)
 	}
-	h.requireUnchanged(t, before, v)
-	return h.audit(t, id)
+	if tr.failed != nil {
+		tr.failed(t, h, v)
+	} else {
+		h.requireUnchanged(t, before, v)
+	}
+	return h.leave(t, tr, id)
 }
 
 // cancelDuring makes an observer that cancels an operation of a kind while a step of it runs, and dies at the end of the

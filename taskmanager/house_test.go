@@ -83,7 +83,7 @@ func openHouse(t *testing.T, url, dir string) *house {
 	h.openCloud(t)
 	h.control = control.New(control.Config{
 		Store: h.store, Transport: h.bus.Control(), Datastores: all.Datastores(), Region: "RegionOne", DefaultDatastore: "redis",
-		Quotas: map[string]int{"instances": 10, "volumes": 1000, "backups": 10, "ram": -1}, MaxVolumeSize: 1000,
+		Quotas: map[string]int{"instances": 30, "volumes": 1000, "backups": 10, "ram": -1}, MaxVolumeSize: 1000,
 		Node: "api", Clock: clock.Real{}, Logger: logger(t),
 	})
 	must(t, h.control.SyncDatastores(ctx, func(v datastore.Version) string {
@@ -226,17 +226,20 @@ func (h *house) newestOperation(t *testing.T, kind string) string {
 func (h *house) audit(t *testing.T, operationID string) string {
 	t.Helper()
 	ctx := t.Context()
-	var locks, pending, live int
+	var locks, pending, live, running int
 	h.sql(t, "SELECT COUNT(*) FROM operation_locks", &locks)
+	h.sql(t, "SELECT COUNT(*) FROM operations WHERE ended_at = 0", &running)
 	h.sql(t, "SELECT COUNT(*) FROM secrets WHERE kind = 'pending-password'", &pending)
 	h.sql(t, "SELECT COUNT(*) FROM instances WHERE deleted_at = 0", &live)
-	if locks != 0 || pending != 0 {
-		t.Errorf("%d locks and %d pending passwords are left", locks, pending)
+	if locks != 0 || pending != 0 || running != 0 {
+		t.Errorf("%d locks, %d pending passwords and %d operations are left", locks, pending, running)
 	}
 	guests, err := h.store.LiveGuests(ctx)
 	must(t, err)
 	var want []string
+	served := map[string]bool{}
 	for _, g := range guests {
+		served[g.InstanceID] = true
 		want = append(want, "server "+g.ServerID, "volume "+g.VolumeID, "port "+g.PortID, "security_group of "+g.ID)
 	}
 	want = append(want, h.addresses(t)...)
@@ -257,8 +260,8 @@ func (h *house) audit(t *testing.T, operationID string) string {
 	}
 	usage, err := h.control.Usage(ctx, tester, tester.ProjectID)
 	must(t, err)
-	if usage[0].InUse != live || len(guests) != live {
-		t.Errorf("quota says %d instances, there are %d with %d guests", usage[0].InUse, live, len(guests))
+	if usage[0].InUse != live || len(served) != live {
+		t.Errorf("quota says %d instances, there are %d, guests serve %d", usage[0].InUse, live, len(served))
 	}
 	op, err := h.store.Operation(ctx, operationID)
 	must(t, err)

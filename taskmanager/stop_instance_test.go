@@ -34,6 +34,9 @@ func startTrial() trial {
 			}
 			h.requireServing(t, v)
 		},
+		failed: func(t *testing.T, h *house, v *dbaas.InstanceView) { // it may not have been started yet: a restart does it
+			h.requireServing(t, h.succeed(t, func() (string, error) { return h.control.RestartInstance(t.Context(), tester, v.ID) }))
+		},
 	}
 }
 

@@ -11,13 +11,28 @@ import (
 // trial says how an operation of one kind comes about, so that the crash suite can begin one. Each workflow's own test
 // file adds its trial; the suite fails for a workflow without one.
 type trial struct {
-	// begin asks for the change as a user does and gives the operation's id. in is an ACTIVE instance, or "" for a
-	// trial that creates its own.
+	// begin asks for the change as a user does and gives the operation's id. in is an ACTIVE instance of the trial's
+	// form, or "" for a trial that creates its own.
 	begin func(ctx context.Context, t *testing.T, h *house, in string) (operationID string)
-	// creates: the trial needs no instance and makes one. deletes: it leaves none.
-	creates, deletes bool
+	// form is what the instance must be, a key of forms.
+	form string
+	// heavy: the trial takes several guests. make test kills it at a sample of its points only (see crashPoints).
+	heavy bool
+	// creates: the trial needs no instance and makes one. deletes: it leaves none. spends: what it leaves has another form
+	// than before, and is not used again.
+	creates, deletes, spends bool
 	// check looks at the instance afterwards; nil: being ACTIVE is enough.
 	check func(t *testing.T, h *house, in *dbaas.InstanceView)
+	// failed looks at the instance after a failure for good; nil: it must be as before, and serve.
+	failed func(t *testing.T, h *house, in *dbaas.InstanceView)
+}
+
+// forms make the instances that trials begin with, by form. What is given must be ACTIVE, and any member of a group will
+// do: trials find the others, for roles change.
+func forms() map[string]func(h *house, t *testing.T) (in string) {
+	return map[string]func(*house, *testing.T) string{
+		"": (*house).createActive,
+	}
 }
 
 // trials by workflow kind.
