@@ -31,6 +31,7 @@ import (
 
 func devCommand(o *options) *cobra.Command {
 	var keep bool
+	var network string
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run everything in this process: SQLite, messages in memory, databases on loopback addresses",
@@ -41,10 +42,17 @@ func devCommand(o *options) *cobra.Command {
 				return err
 			}
 			c.Cloud.Local.KeepDatabases = c.Cloud.Local.KeepDatabases || keep
+			if network != "" {
+				c.Cloud.Local.NetworkMode = network
+			}
+			if err := c.Validate(); err != nil {
+				return err
+			}
 			return runDev(cmd.Context(), c, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().BoolVar(&keep, "keep-databases", false, "leave databases running after a clean exit")
+	cmd.Flags().StringVar(&network, "network", "", "loopback: servers share this machine's network; namespaces: each has one of its own (needs root)")
 	return cmd
 }
 
@@ -146,8 +154,15 @@ func (h *house) openLocalCloud(ctx context.Context) (*local.Cloud, error) {
 	networks := append([]dbaas.Network{{ID: "local", Name: "local", CIDR: l.Network}}, l.Networks...)
 	return local.Open(ctx, local.Config{
 		Dir: h.config.Data, Region: h.config.Region, Networks: networks, Flavors: l.Flavors, VolumeTypes: l.VolumeTypes,
-		Zones: l.Zones, Volumes: volumeKind(l.Volumes), Launcher: launcher, Forwarder: forward, Clock: clock.Real{}, Logger: h.logger,
+		Zones: l.Zones, Volumes: volumeKind(l.Volumes), NetworkMode: networkMode(l.NetworkMode), Launcher: launcher, Forwarder: forward, Clock: clock.Real{}, Logger: h.logger,
 	})
+}
+
+func networkMode(option string) local.NetworkMode {
+	if option == "loopback" {
+		return local.NetworkLoopback
+	}
+	return local.NetworkMode(option)
 }
 
 func volumeKind(option string) local.VolumeKind {

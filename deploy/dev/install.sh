@@ -44,6 +44,7 @@ test)
 	need rabbitmq-server rabbitmq_bin
 	need e2fsprogs command -v mkfs.ext4
 	need mount command -v losetup
+	need iproute2 command -v ip
 	;;
 *) die "usage: $0 demo|test" ;;
 esac

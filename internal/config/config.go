@@ -71,6 +71,7 @@ type Cloud struct {
 // LocalCloud configures the local provider.
 type LocalCloud struct {
 	Network       string             `yaml:"network" doc:"loopback network that servers get their addresses from"`
+	NetworkMode   string             `yaml:"network_mode" doc:"loopback: servers share this machine's network; namespaces: each has a network namespace of its own, which can be cut off (needs root and iproute2)"`
 	Agents        string             `yaml:"agents" doc:"embedded: agents run inside groved; process: each is a grove-agent of its own, which needs rpc.url"`
 	AgentBinary   string             `yaml:"agent_binary" doc:"grove-agent program for agents: process; empty is the one beside groved"`
 	Volumes       string             `yaml:"volumes" doc:"loop: loop devices with a filesystem (needs root); directory: directories with their size accounted; auto: loop where possible"`
@@ -112,7 +113,7 @@ func Defaults() Config {
 		Taskmanager: Taskmanager{Workers: 16, Lease: 15 * time.Second},
 		Guests:      Guests{Heartbeat: 10 * time.Second},
 		Cloud: Cloud{Provider: "local", Local: LocalCloud{
-			Network: "127.77.0.0/16", Agents: "embedded", Volumes: "auto",
+			Network: "127.77.0.0/16", NetworkMode: "loopback", Agents: "embedded", Volumes: "auto",
 			Flavors: []dbaas.Flavor{
 				{ID: "1", Name: "db.tiny", RAM: 512, VCPUs: 1, Disk: 5},
 				{ID: "2", Name: "db.small", RAM: 1024, VCPUs: 1, Disk: 10},

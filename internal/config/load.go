@@ -140,6 +140,7 @@ func (c *Config) validateLimits(say sayFunc) {
 func (c *Config) validateCloud(say sayFunc) {
 	oneOf(say, "cloud.provider", c.Cloud.Provider, "local")
 	l := c.Cloud.Local
+	oneOf(say, "cloud.local.network_mode", l.NetworkMode, "loopback", "namespaces")
 	oneOf(say, "cloud.local.agents", l.Agents, "embedded", "process")
 	oneOf(say, "cloud.local.volumes", l.Volumes, "auto", "loop", "directory")
 	if l.Agents == "process" && c.RPC.URL == "" {

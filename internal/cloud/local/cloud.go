@@ -37,6 +37,8 @@ type Cloud struct {
 	machines map[string]*machine // by server id
 	closing  bool
 
+	bridge    *bridge         // nil without namespaces
+	isolated  map[string]bool // by guest id; guarded by mu
 	forwarder *host.Processes // nil while it runs in this process
 
 	ctx  context.Context // ends with Close
@@ -59,7 +61,7 @@ func Open(ctx context.Context, cfg Config) (*Cloud, error) {
 	if cfg.Dir, err = filepath.EvalSymlinks(cfg.Dir); err != nil { // mounts and loop devices know real paths only
 		return nil, fmt.Errorf("local cloud: %w", err)
 	}
-	c := &Cloud{cfg: cfg, machines: map[string]*machine{}}
+	c := &Cloud{cfg: cfg, machines: map[string]*machine{}, isolated: map[string]bool{}}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	err = c.open(ctx)
 	if err != nil {
@@ -81,6 +83,12 @@ func (c *Cloud) open(ctx context.Context) error {
 		return fmt.Errorf("volumes cannot be loop files here: %w", err)
 	case err != nil:
 		c.cfg.Logger.Info("volumes are directories", "reason", err)
+	}
+	if c.cfg.NetworkMode == NetworkNamespaces {
+		var err error
+		if c.bridge, err = openBridge(ctx, c.cfg.Dir); err != nil {
+			return err
+		}
 	}
 	if err := c.startForwarder(ctx); err != nil {
 		return err
@@ -158,6 +166,9 @@ func (c *Cloud) Close(ctx context.Context, keep bool) error {
 	wg.Wait()
 	close(failed)
 	errs := []error{c.stopForwarder(ctx, keep)}
+	if c.bridge != nil && !keep {
+		errs = append(errs, c.bridge.close(ctx))
+	}
 	c.unlock()
 	for err := range failed {
 		errs = append(errs, err)

@@ -36,7 +36,9 @@ type Config struct {
 	// Networks have CIDRs of addresses that this machine has: loopback ones need no set-up. The first is the default.
 	Networks []dbaas.Network
 	Zones    []string
-	Volumes  VolumeKind
+	// NetworkMode tells whether servers share this machine's network.
+	NetworkMode NetworkMode
+	Volumes     VolumeKind
 	// Path lists directories in which servers look for programs before $PATH.
 	Path   []string
 	Clock  clock.Clock

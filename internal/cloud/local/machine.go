@@ -206,6 +206,9 @@ func (c *Cloud) prepareMachine(ctx context.Context, id string, s server) (Machin
 	if err != nil {
 		return Machine{}, err
 	}
+	if err := c.joinNetwork(ctx, s.GuestID, &m.Host); err != nil {
+		return Machine{}, err
+	}
 	if err := c.checkAddress(m.Host, ports); err != nil {
 		return Machine{}, err
 	}
@@ -238,7 +241,7 @@ func (c *Cloud) connect(id string, s server, h *host.Spec) (ports []int, err err
 
 // checkAddress refuses to start a server whose address someone else has taken.
 func (c *Cloud) checkAddress(h host.Spec, ports []int) error {
-	err := bindable(h.Address, ports)
+	err := host.InNetNS(h.NetNS, func() error { return bindable(h.Address, ports) })
 	if err == nil {
 		return nil
 	}
@@ -329,9 +332,12 @@ func (c *Cloud) stopAgent(ctx context.Context, m *machine, dir string) error {
 	return nil
 }
 
-// release unmounts what is mounted in a server in which nothing runs any more, and frees its loop device. That data is
-// on disk then is the point.
+// release unmounts what is mounted in a server in which nothing runs any more, and frees its loop device and network. That
+// data is on disk then is the point.
 func (c *Cloud) release(ctx context.Context, dir string) error {
+	if err := c.leaveNetwork(ctx, filepath.Base(dir)); err != nil {
+		return err
+	}
 	v := host.BlockVolume{MountPoint: filepath.Join(dir, dataName)}
 	err := v.Unmount(ctx)
 	if errors.Is(err, unix.EBUSY) { // something that the database left behind
@@ -353,6 +359,11 @@ func (c *Cloud) Crash(ctx context.Context, id string) error { return c.PowerOffS
 
 // powerOff kills a server's agent and all else that runs in it.
 func (c *Cloud) powerOff(ctx context.Context, m *machine, s server) error {
+	if c.bridge != nil { // first, so that nobody hears it die
+		if err := c.bridge.unplug(ctx, s.GuestID); err != nil {
+			return err
+		}
+	}
 	if err := m.killAgent(); err != nil {
 		return err
 	}

@@ -98,7 +98,11 @@ func (c *Cloud) EnsurePort(_ context.Context, s cloud.PortSpec) (*cloud.Port, er
 		}
 		return c.ports.rows[ids[0]].view(ids[0]), nil
 	}
-	network, address, err := c.chooseAddress(place{tag: s.GuestID + "/" + s.Name, nic: s.Nic, ports: s.TCPPorts})
+	wish := place{tag: s.GuestID + "/" + s.Name, nic: s.Nic, ports: s.TCPPorts}
+	if c.bridge != nil {
+		wish.within, wish.ports = c.bridge.prefix, nil // where nobody else is
+	}
+	network, address, err := c.chooseAddress(wish)
 	if err != nil {
 		return nil, err
 	}
@@ -123,9 +127,10 @@ func (c *Cloud) DeletePort(ctx context.Context, id string) error {
 
 // place is a wish for an address on which some TCP ports are free.
 type place struct {
-	tag   string // differs between any two
-	nic   dbaas.Nic
-	ports []int
+	tag    string // differs between any two
+	nic    dbaas.Nic
+	ports  []int
+	within netip.Prefix // zero: the network's own addresses
 }
 
 func (c *Cloud) chooseAddress(s place) (id string, a netip.Addr, err error) {
@@ -138,6 +143,10 @@ func (c *Cloud) chooseAddress(s place) (id string, a netip.Addr, err error) {
 	}
 	prefix := netip.MustParsePrefix(n.CIDR).Masked() // checked by Open
 	taken := map[string]bool{}
+	if s.within.IsValid() {
+		prefix = s.within
+		taken[c.bridge.gateway().String()] = true
+	}
 	for _, p := range c.ports.rows {
 		taken[p.Address] = true
 	}
