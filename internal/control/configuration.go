@@ -201,8 +201,20 @@ func (s *Service) reconfigureInstances(ctx context.Context, tx *store.Tx, c Call
 	if err != nil {
 		return nil, err
 	}
-	var operationIDs []string
+	var operationIDs, clusters []string
 	for _, in := range instances {
+		if in.ClusterID != "" {
+			if slices.Contains(clusters, in.ClusterID) {
+				continue
+			}
+			clusters = append(clusters, in.ClusterID)
+			id, err := s.reconfigureCluster(ctx, tx, c, in.ClusterID, ConfigureState{PreviousConfigurationID: group.ID, PreviousValues: previous}, password)
+			if err != nil {
+				return nil, err
+			}
+			operationIDs = append(operationIDs, id)
+			continue
+		}
 		if err := requireIdle(tx, in); err != nil {
 			return nil, err
 		}

@@ -90,19 +90,31 @@ func (s *Service) manifest(v *dbaas.DatastoreVersion) (*datastore.Manifest, erro
 type change struct {
 	kind     string
 	instance *dbaas.Instance
+	cluster  *dbaas.Cluster // the change is one of the whole cluster; then there is no instance
+	lock     []string       // more than the group and the resource itself
 	state    any
 	before   any
 	after    any
 	moves    *datastore.Plan // between the members of a cluster
 }
 
-// enqueue records the operation for a change of an instance, takes its locks and writes the event.
+// resource is what a change is of.
+type resource struct{ kind, id, groupID, projectID string }
+
+func (ch change) resource() resource {
+	if cl := ch.cluster; cl != nil {
+		return resource{"cluster", cl.ID, cl.GroupID, cl.ProjectID}
+	}
+	return resource{"instance", ch.instance.ID, ch.instance.GroupID, ch.instance.ProjectID}
+}
+
+// enqueue records the operation for a change, takes its locks and writes the event.
 func (s *Service) enqueue(tx *store.Tx, c Caller, ch change) (string, error) {
 	op, err := newOperation(c, ch)
 	if err != nil {
 		return "", err
 	}
-	if err := tx.Enqueue(op, ch.instance.GroupID, ch.instance.ID); err != nil {
+	if err := tx.Enqueue(op, append([]string{op.GroupID, op.ResourceID}, ch.lock...)...); err != nil {
 		return "", err
 	}
 	s.plan(c, ch)
@@ -114,9 +126,10 @@ func newOperation(c Caller, ch change) (*dbaas.Operation, error) {
 	if err != nil {
 		return nil, err
 	}
+	r := ch.resource()
 	return &dbaas.Operation{
-		ID: newID(), Kind: ch.kind, ProjectID: ch.instance.ProjectID,
-		ResourceType: "instance", ResourceID: ch.instance.ID, GroupID: ch.instance.GroupID,
+		ID: newID(), Kind: ch.kind, ProjectID: r.projectID,
+		ResourceType: r.kind, ResourceID: r.id, GroupID: r.groupID,
 		Status: dbaas.OperationRunning, State: state,
 		RequestID: c.RequestID, TraceParent: c.TraceParent, Actor: c.UserID,
 	}, nil
@@ -125,9 +138,10 @@ func newOperation(c Caller, ch change) (*dbaas.Operation, error) {
 func newEvent(c Caller, ch change, operationID string) *dbaas.Event {
 	before, _ := encode(ch.before)
 	after, _ := encode(ch.after)
+	r := ch.resource()
 	return &dbaas.Event{
-		ProjectID: ch.instance.ProjectID, ResourceType: "instance", ResourceID: ch.instance.ID, OperationID: operationID,
-		Kind: "instance." + ch.kind + ".accepted", Message: "Accepted " + ch.kind + ".",
+		ProjectID: r.projectID, ResourceType: r.kind, ResourceID: r.id, OperationID: operationID,
+		Kind: r.kind + "." + ch.kind + ".accepted", Message: "Accepted " + ch.kind + ".",
 		Actor: c.UserID, RequestID: c.RequestID, SourceAddress: c.SourceAddress, Before: before, After: after,
 	}
 }

@@ -94,6 +94,14 @@ func insertInstance(tx *store.Tx, in *dbaas.Instance, created *Created) error {
 	if err := tx.InsertGroup(&dbaas.Group{ID: in.GroupID, ProjectID: in.ProjectID, Kind: dbaas.GroupSingle}); err != nil {
 		return err
 	}
+	if err := insertWithGuest(tx, in); err != nil {
+		return err
+	}
+	return putGroupPasswords(tx, in.GroupID, created)
+}
+
+// insertWithGuest writes an instance and its first guest into a group that is there.
+func insertWithGuest(tx *store.Tx, in *dbaas.Instance) error {
 	in.PrimaryGuestID = newID()
 	if err := tx.InsertInstance(in); err != nil {
 		return err
@@ -105,14 +113,17 @@ func insertInstance(tx *store.Tx, in *dbaas.Instance, created *Created) error {
 	if err := tx.InsertGuest(guest); err != nil {
 		return err
 	}
-	if _, err := tx.PutSecret(guest.ID, SecretRPCKey, randomBytes(32)); err != nil {
-		return err
-	}
-	if _, err := tx.PutSecret(in.GroupID, SecretReplication, []byte(secret.GeneratePassword())); err != nil {
+	_, err := tx.PutSecret(guest.ID, SecretRPCKey, randomBytes(32))
+	return err
+}
+
+// putGroupPasswords stores the passwords that all members of a group share.
+func putGroupPasswords(tx *store.Tx, groupID string, created *Created) error {
+	if _, err := tx.PutSecret(groupID, SecretReplication, []byte(secret.GeneratePassword())); err != nil {
 		return err
 	}
 	var err error
-	created.PasswordSecretID, err = tx.PutSecret(in.GroupID, SecretPassword, []byte(created.Password))
+	created.PasswordSecretID, err = tx.PutSecret(groupID, SecretPassword, []byte(created.Password))
 	return err
 }
 

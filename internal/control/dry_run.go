@@ -53,7 +53,7 @@ func (s *Service) plan(c Caller, ch change) {
 		return
 	}
 	p, workflow := c.DryRun, s.Workflows[ch.kind]
-	p.Resources = append(p.Resources, ch.instance.ID)
+	p.Resources = append(p.Resources, ch.resource().id)
 	if ch.moves != nil {
 		p.Moves = ch.moves
 	}
@@ -77,6 +77,10 @@ func effects(kind string, w Workflow) []string {
 		said = append(said, "All data is lost.")
 	case "restart_instance", "resize_flavor", "upgrade_instance", "rebuild_instance":
 		said = append(said, "Connections are cut, and a single database does not answer until it has loaded its data again.")
+	case "create_cluster":
+		said = append(said, "Nothing that exists is touched.")
+	case kindDeleteCluster:
+		said = append(said, "All data is lost.")
 	case "stop_instance":
 		said = append(said, "Connections are cut, and none are accepted until the instance is started.")
 	case "resize_volume":

@@ -55,15 +55,15 @@ func instanceNotFound(id string) error {
 // requireIdle refuses a change of an instance that is busy or broken. What a running operation is called, the refusal
 // by its lock tells; this one speaks where no operation runs.
 func requireIdle(tx *store.Tx, in *dbaas.Instance) error {
+	if in.ClusterID != "" {
+		return dbaas.Errorf(dbaas.NotImplemented, "Instance %s is a member of cluster %s: change the cluster.", in.ID, in.ClusterID)
+	}
 	op, err := tx.OperationHolding(in.ID)
 	if err != nil {
 		return err
 	}
 	if op != nil {
 		return &store.BusyError{Resource: in.ID, Operation: *op}
-	}
-	if in.ClusterID != "" {
-		return dbaas.Errorf(dbaas.NotImplemented, "Instance %s is a member of cluster %s: change the cluster.", in.ID, in.ClusterID)
 	}
 	if !in.Task.Idle() {
 		return dbaas.Errorf(dbaas.Unprocessable, "Instance %s is not available (status %s).", in.ID, in.Task.Status())

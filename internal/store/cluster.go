@@ -29,6 +29,12 @@ func (tx *Tx) UpdateCluster(c *dbaas.Cluster) error {
 	return tx.update("cluster", c.ID, tx.db.Model(c).Where("deleted_at = 0"), "ID", "CreatedAt", "DeletedAt")
 }
 
+// SetClusterHealth stores what a look at the whole cluster found; nothing else of the row is touched.
+func (s *Store) SetClusterHealth(ctx context.Context, id string, health dbaas.JSON) error {
+	return s.failed("store the cluster's health", s.write.WithContext(ctx).
+		Exec("UPDATE clusters SET health = ? WHERE id = ? AND deleted_at = 0", string(health), id).Error)
+}
+
 // DeleteCluster marks a cluster as deleted. Its members are deleted before.
 func (tx *Tx) DeleteCluster(id string) error {
 	gone := map[string]any{"deleted_at": tx.Now(), "updated_at": tx.Now()}
@@ -65,10 +71,14 @@ func (s *Store) Cluster(ctx context.Context, id string) (*dbaas.Cluster, error) 
 	return require[dbaas.Cluster](s, s.read.WithContext(ctx).Where("id = ? AND deleted_at = 0", id), "cluster", id)
 }
 
-// MemberViews reads the members of a cluster with all that the API shows beside them, the oldest first.
-func (s *Store) MemberViews(ctx context.Context, clusterID string) ([]dbaas.InstanceView, error) {
+// MemberViews reads the members of clusters with all that the API shows beside them, the oldest first.
+func (s *Store) MemberViews(ctx context.Context, clusterIDs ...string) ([]dbaas.InstanceView, error) {
+	if len(clusterIDs) == 0 {
+		return nil, nil
+	}
 	db := s.read.WithContext(ctx)
-	return s.views(db, db.Model(&dbaas.Instance{}).Where("cluster_id = ? AND cluster_id <> '' AND deleted_at = 0", clusterID).Order("id"))
+	return s.views(db, db.Model(&dbaas.Instance{}).Where(s.dialect.in("cluster_id", clusterIDs)).
+		Where("cluster_id <> '' AND deleted_at = 0").Order("id"))
 }
 
 // GroupViews reads the instances of a group with all that the API shows beside them, the oldest first.

@@ -1,0 +1,288 @@
+package control
+
+import (
+	"context"
+	"slices"
+
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/secret"
+	"github.com/grove-dbaas/grove/internal/store"
+)
+
+// RollState is the private state of an operation that changes a cluster member by member.
+type RollState struct {
+	// Version is the datastore version to go to, of an upgrade.
+	Version string `json:"version,omitempty"`
+}
+
+// RestartCluster restarts the members one after the other, replicas first; a master hands over to a replica before.
+func (s *Service) RestartCluster(ctx context.Context, c Caller, id string) (string, error) {
+	return s.beginClusterChange(ctx, c, id, dbaas.ClusterRestart, func(_ *store.Tx, cl *dbaas.Cluster, members []dbaas.Instance) (change, error) {
+		return change{kind: "restart_cluster"}, requireWhole(cl, members)
+	})
+}
+
+// ResizeClusterVolume grows the volume of every member to gb, one after the other.
+func (s *Service) ResizeClusterVolume(ctx context.Context, c Caller, id string, gb int) (string, error) {
+	return s.resizeCluster(ctx, c, id, dbaas.QuotaVolumes, func(in *dbaas.Instance) (bool, error) {
+		if gb < in.VolumeSize {
+			return false, dbaas.Errorf(dbaas.BadRequest, "The volumes have %d GB and can only grow: ask for more than that.", in.VolumeSize)
+		}
+		grows := gb > in.VolumeSize
+		in.VolumeSize = gb
+		return grows, s.requireVolumeSize(gb)
+	})
+}
+
+// ResizeClusterFlavor moves every member to another flavor, one after the other, replicas first.
+func (s *Service) ResizeClusterFlavor(ctx context.Context, c Caller, id, flavorID string) (string, error) {
+	catalog, err := s.Catalog(ctx)
+	if err != nil {
+		return "", err
+	}
+	return s.resizeCluster(ctx, c, id, dbaas.QuotaRAM, func(in *dbaas.Instance) (bool, error) {
+		if _, ok := catalog.Flavor(flavorID); !ok {
+			return false, unknownFlavor(catalog, flavorID)
+		}
+		moves := in.FlavorID != flavorID
+		in.FlavorID = flavorID
+		return moves, nil
+	})
+}
+
+// resizeCluster writes the new size of all members; the operation brings them to it. Members that have it already, as
+// after one that failed half way, stay as they are.
+func (s *Service) resizeCluster(ctx context.Context, c Caller, id, quota string, resize func(in *dbaas.Instance) (changes bool, err error)) (string, error) {
+	return s.beginClusterChange(ctx, c, id, dbaas.ClusterResizing, func(tx *store.Tx, cl *dbaas.Cluster, members []dbaas.Instance) (change, error) {
+		if err := requireWhole(cl, members); err != nil {
+			return change{}, err
+		}
+		if err := tx.LockProject(cl.ProjectID); err != nil {
+			return change{}, err
+		}
+		before, any := clusterSizes(members), false
+		for i := range members {
+			changes, err := resize(&members[i])
+			if err != nil {
+				return change{}, err
+			}
+			any = any || changes
+			if err := s.requireValuesFit(ctx, tx, c, &members[i]); err != nil {
+				return change{}, err
+			}
+			if err := tx.UpdateInstance(&members[i]); err != nil {
+				return change{}, err
+			}
+		}
+		if !any {
+			return change{}, dbaas.Errorf(dbaas.BadRequest, "All members of the cluster have that size already.")
+		}
+		kind := "resize_cluster_flavor"
+		if quota == dbaas.QuotaVolumes {
+			kind = "resize_cluster_volume"
+		}
+		ch := change{kind: kind, before: before, after: clusterSizes(members)}
+		return ch, s.requireQuota(tx, cl.ProjectID, quota)
+	})
+}
+
+// UpgradeCluster brings every member to another version, one after the other, replicas first. What the data cannot be
+// brought to is refused before anything starts.
+func (s *Service) UpgradeCluster(ctx context.Context, c Caller, id, version string) (string, error) {
+	view, err := s.Cluster(ctx, c, id)
+	if err != nil {
+		return "", err
+	}
+	to, err := s.activeVersion(ctx, view.Datastore, version, "")
+	if err != nil {
+		return "", err
+	}
+	m, err := s.manifest(&view.Version)
+	if err != nil {
+		return "", err
+	}
+	possible := m.Capabilities.Upgrades[view.Version.Name]
+	switch {
+	case to.ID == view.DatastoreVersionID && !slices.ContainsFunc(view.Members, func(in dbaas.InstanceView) bool { return in.DatastoreVersionID != to.ID }):
+		return "", dbaas.Errorf(dbaas.BadRequest, "Cluster %s has version %s already.", id, to.Name)
+	case to.ID != view.DatastoreVersionID && !slices.Contains(possible, to.Name):
+		return "", dbaas.Errorf(dbaas.BadRequest, "Version %s cannot be made version %s with its data kept; possible are: %s.", view.Version.Name, to.Name, listed(possible))
+	}
+	return s.beginClusterChange(ctx, c, id, dbaas.ClusterUpgrading, func(tx *store.Tx, cl *dbaas.Cluster, members []dbaas.Instance) (change, error) {
+		if cl.ConfigurationID != "" {
+			return change{}, dbaas.Errorf(dbaas.BadRequest, "The cluster's configuration group is for version %s: detach it before the upgrade.", view.Version.Name)
+		}
+		return change{
+			kind: "upgrade_cluster", state: RollState{Version: to.ID},
+			before: map[string]any{"version": view.Version.Name}, after: map[string]any{"version": to.Name},
+		}, requireWhole(cl, members)
+	})
+}
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	text := names[0]
+	for _, n := range names[1:] {
+		text += ", " + n
+	}
+	return text
+}
+
+// ConfigureClusterState is the private state of a configure_cluster operation: what a refusal goes back to, and how far
+// it has come.
+type ConfigureClusterState struct {
+	ConfigureState
+	// Root: the operation is about the password alone. What "root enabled" shall say afterwards is in the rest.
+	Root        bool   `json:"root,omitempty"`
+	RootEnabled bool   `json:"root_enabled,omitempty"`
+	EnabledBy   string `json:"enabled_by,omitempty"`
+}
+
+// AttachClusterConfiguration makes a configuration group that of all members.
+func (s *Service) AttachClusterConfiguration(ctx context.Context, c Caller, id, configurationID string) (string, error) {
+	return s.beginClusterChange(ctx, c, id, dbaas.ClusterUpdating, func(tx *store.Tx, cl *dbaas.Cluster, members []dbaas.Instance) (change, error) {
+		if cl.ConfigurationID == configurationID {
+			return change{}, dbaas.Errorf(dbaas.BadRequest, "Configuration group %s is attached to cluster %s already.", configurationID, cl.ID)
+		}
+		state, err := previousValues(tx, cl.ConfigurationID)
+		if err != nil {
+			return change{}, err
+		}
+		return s.configureCluster(ctx, tx, c, cl, members, configurationID, state, true)
+	})
+}
+
+// DetachClusterConfiguration takes the configuration group off all members.
+func (s *Service) DetachClusterConfiguration(ctx context.Context, c Caller, id string) (string, error) {
+	return s.beginClusterChange(ctx, c, id, dbaas.ClusterUpdating, func(tx *store.Tx, cl *dbaas.Cluster, members []dbaas.Instance) (change, error) {
+		if cl.ConfigurationID == "" {
+			return change{}, dbaas.Errorf(dbaas.BadRequest, "Cluster %s has no configuration group attached.", cl.ID)
+		}
+		state, err := previousValues(tx, cl.ConfigurationID)
+		if err != nil {
+			return change{}, err
+		}
+		return s.configureCluster(ctx, tx, c, cl, members, "", state, true)
+	})
+}
+
+func previousValues(tx *store.Tx, configurationID string) (ConfigureState, error) {
+	state := ConfigureState{PreviousConfigurationID: configurationID}
+	if configurationID == "" {
+		return state, nil
+	}
+	previous, err := tx.Configuration(configurationID)
+	if err != nil {
+		return state, err
+	}
+	state.PreviousValues = previous.Values
+	return state, nil
+}
+
+// configureCluster writes the group to the cluster and its members. With password, a password in the group is set too.
+func (s *Service) configureCluster(ctx context.Context, tx *store.Tx, c Caller, cl *dbaas.Cluster, members []dbaas.Instance,
+	configurationID string, state ConfigureState, password bool) (change, error) {
+	if err := requireWhole(cl, members); err != nil {
+		return change{}, err
+	}
+	version, err := s.versionByID(ctx, cl.DatastoreVersionID)
+	if err != nil {
+		return change{}, err
+	}
+	cl.ConfigurationID = configurationID
+	for i := range members {
+		in := &members[i]
+		in.ConfigurationID = configurationID
+		group, err := s.configurationFor(ctx, tx, c, in, version)
+		if err != nil {
+			return change{}, err
+		}
+		if group != nil && password && i == 0 {
+			value, err := groupPassword(tx, group)
+			if err != nil {
+				return change{}, err
+			}
+			if value != nil {
+				state.SetsPassword = true
+				if _, err := tx.PutSecret(cl.GroupID, SecretPendingPassword, value); err != nil {
+					return change{}, err
+				}
+			}
+		}
+		if err := tx.UpdateInstance(in); err != nil {
+			return change{}, err
+		}
+	}
+	return change{
+		kind: "configure_cluster", state: ConfigureClusterState{ConfigureState: state},
+		before: map[string]any{"configuration": state.PreviousConfigurationID}, after: map[string]any{"configuration": configurationID},
+	}, nil
+}
+
+// reconfigureCluster applies the changed values of a group to a cluster that it is attached to.
+func (s *Service) reconfigureCluster(ctx context.Context, tx *store.Tx, c Caller, clusterID string, state ConfigureState, password bool) (string, error) {
+	cl, members, err := ownCluster(tx, c, clusterID)
+	if err != nil {
+		return "", err
+	}
+	if err := requireClusterIdle(tx, cl); err != nil {
+		return "", err
+	}
+	ch, err := s.configureCluster(ctx, tx, c, cl, members, cl.ConfigurationID, state, password)
+	if err != nil {
+		return "", err
+	}
+	cl.Task, cl.Fault, ch.cluster, ch.lock = dbaas.ClusterUpdating, nil, cl, idsOf(members)
+	if err := tx.UpdateCluster(cl); err != nil {
+		return "", err
+	}
+	return s.enqueue(tx, c, ch)
+}
+
+// EnableClusterRoot sets a new password of the tenant's account on all members, the given one or with "" a generated one.
+func (s *Service) EnableClusterRoot(ctx context.Context, c Caller, id, password string) (*Root, error) {
+	view, err := s.Cluster(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.manifest(&view.Version)
+	if err != nil {
+		return nil, err
+	}
+	if !m.Capabilities.Root {
+		return nil, dbaas.Errorf(dbaas.NotImplemented, "Datastore %s has no root account.", m.Name)
+	}
+	if password == "" {
+		password = secret.GeneratePassword()
+	}
+	root := &Root{Name: m.Root, Password: password}
+	root.OperationID, err = s.beginClusterChange(ctx, c, id, dbaas.ClusterUpdating, func(tx *store.Tx, cl *dbaas.Cluster, members []dbaas.Instance) (_ change, err error) {
+		if err := requireWhole(cl, members); err != nil {
+			return change{}, err
+		}
+		state, err := previousValues(tx, cl.ConfigurationID)
+		if err != nil {
+			return change{}, err
+		}
+		state.SetsPassword = true
+		root.PasswordSecretID, err = tx.PutSecret(cl.GroupID, SecretPendingPassword, []byte(password))
+		return change{kind: "configure_cluster", state: ConfigureClusterState{
+			ConfigureState: state, Root: true, RootEnabled: true, EnabledBy: c.UserID,
+		}}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return root, nil
+}
+
+// ClusterRootEnabled tells whether root was enabled on the cluster.
+func (s *Service) ClusterRootEnabled(ctx context.Context, c Caller, id string) (bool, error) {
+	view, err := s.Cluster(ctx, c, id)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(view.Members, func(in dbaas.InstanceView) bool { return !in.RootEnabledAt.IsZero() }), nil
+}
