@@ -15,7 +15,7 @@ import (
 // belongings are what the tables of bad input and of isolation send requests about: what the project demo has, what
 // another project has, what was deleted.
 type belongings struct {
-	instance, configuration, operation string
+	instance, configuration, operation, cluster, member string
 }
 
 // street is a house with two neighbours and something that both have deleted.
@@ -25,12 +25,14 @@ type street struct {
 }
 
 func newStreet(t testing.TB, options ...option) *street {
-	s := &street{house: newHouse(t, options...)}
+	enough := withQuotas(map[string]int{"instances": 1000, "volumes": 1000, "backups": 50, "ram": -1})
+	s := &street{house: newHouse(t, append([]option{enough}, options...)...)}
 	s.own = s.furnished(s.client)
 	s.foreign = s.furnished(s.as("other"))
 	s.deleted = s.furnished(s.client)
 	s.delete("/instances/" + s.deleted.instance).want(202)
 	s.delete("/configurations/" + s.deleted.configuration).want(202)
+	s.delete("/clusters/" + s.deleted.cluster).want(202)
 	s.settle()
 	return s
 }
@@ -40,6 +42,9 @@ func (s *street) furnished(c *client) belongings {
 	b := belongings{instance: created.text("instance.id"), operation: created.operation()}
 	s.settle()
 	b.configuration = c.newConfiguration("mine", `{"hz": 15}`)
+	cluster := c.post("/clusters", clusterBody("mine", 3, 0)).want(200)
+	b.cluster, b.member = cluster.text("cluster.id"), cluster.text("cluster.instances.0.id")
+	s.settle()
 	return b
 }
 
@@ -59,6 +64,10 @@ func fillFor(t testing.TB, path string, b belongings) string {
 			parts[i] = b.configuration
 		case kind == "operations{id}":
 			parts[i] = b.operation
+		case kind == "clusters{id}":
+			parts[i] = b.cluster
+		case part == "{instance}":
+			parts[i] = b.member
 		case kind == "mgmt/quotas{id}":
 			parts[i] = "other"
 		case kind == "datastores{datastore}":
@@ -80,12 +89,18 @@ func (s *street) validBodies() map[string][]string {
 			"region_name": "RegionOne", "access": {"is_public": false, "allowed_cidrs": ["10.0.0.0/8"]}, "deletion_protection": true, "replica_count": 1}}`},
 		"PUT /instances/{id}": {`{"instance": {"name": "n", "deletion_protection": true, "access": {"is_public": true, "allowed_cidrs": ["10.0.0.0/8"]}}}`,
 			`{"instance": {"configuration": "` + s.own.configuration + `"}}`},
-		"PATCH /instances/{id}":        {`{"instance": {"name": "n", "deletion_protection": true, "configuration": "` + s.own.configuration + `"}}`},
-		"POST /instances/{id}/action":  {`{"restart": {}}`, `{"stop": {}}`, `{"resize": {"volume": {"size": 2}}}`, `{"resize": {"flavorRef": "2"}}`, `{"reset_status": {"force_delete": true}}`},
-		"POST /instances/{id}/root":    {`{"password": "wonderland1"}`},
-		"POST /configurations":         {`{"configuration": {"name": "g", "description": "d", "values": {"hz": 1, "notify-keyspace-events": "Kx"}, "datastore": {"type": "redis", "version": "7.0", "version_number": "7.0"}}}`},
-		"PUT /configurations/{id}":     {`{"configuration": {"name": "g", "description": "d", "values": {"hz": 1, "notify-keyspace-events": "Kx"}}}`},
-		"PATCH /configurations/{id}":   {`{"configuration": {"values": {"hz": 1, "notify-keyspace-events": "Kx"}}}`},
+		"PATCH /instances/{id}":       {`{"instance": {"name": "n", "deletion_protection": true, "configuration": "` + s.own.configuration + `"}}`},
+		"POST /instances/{id}/action": {`{"restart": {}}`, `{"stop": {}}`, `{"resize": {"volume": {"size": 2}}}`, `{"resize": {"flavorRef": "2"}}`, `{"reset_status": {"force_delete": true}}`},
+		"POST /instances/{id}/root":   {`{"password": "wonderland1"}`},
+		"POST /configurations":        {`{"configuration": {"name": "g", "description": "d", "values": {"hz": 1, "notify-keyspace-events": "Kx"}, "datastore": {"type": "redis", "version": "7.0", "version_number": "7.0"}}}`},
+		"PUT /configurations/{id}":    {`{"configuration": {"name": "g", "description": "d", "values": {"hz": 1, "notify-keyspace-events": "Kx"}}}`},
+		"PATCH /configurations/{id}":  {`{"configuration": {"values": {"hz": 1, "notify-keyspace-events": "Kx"}}}`},
+		"POST /clusters": {`{"cluster": {"name": "c", "datastore": {"type": "redis", "version": "7.0", "version_number": "7.0"}, "instances": [` + members(3) + `],
+			"locality": "affinity", "configuration": "` + s.own.configuration + `", "extended_properties": {"replicas_per_shard": "1"}}}`},
+		"POST /clusters/{id}": {`{"grow": [{"flavorRef": "1", "volume": {"size": 1}, "type": "replica", "related_to": "mine-member-1"}]}`,
+			`{"resize": {"volume": {"size": 2}}}`, `{"resize": {"flavorRef": "2"}}`, `{"restart": {}}`,
+			`{"configuration_attach": {"configuration_id": "` + s.own.configuration + `"}}`, `{"reset-status": {"force_delete": true}}`},
+		"POST /clusters/{id}/root":     {`{"password": "wonderland1"}`},
 		"PUT /mgmt/quotas/{id}":        {`{"quotas": {"instances": 5}}`},
 		"POST /operations/{id}/action": {`{"retry": {}}`, `{"cancel": {}}`},
 	}

@@ -300,6 +300,9 @@ func effect(tx *store.Tx, op *dbaas.Operation, failure string) error {
 	if op.Kind == "delete_instance" {
 		return tx.DeleteInstance(op.ResourceID)
 	}
+	if op.ResourceType == "cluster" {
+		return clusterEffect(tx, op, failure)
+	}
 	in, err := tx.Instance(op.ResourceID)
 	if err != nil {
 		return err
@@ -358,8 +361,10 @@ func (shelf) Manifest() *datastore.Manifest {
 	one, hundred := int64(1), int64(500)
 	return &datastore.Manifest{
 		Name: "redis", DefaultVersion: "7.0", Username: "default", URIScheme: "redis", URIPort: 6379, Root: "-",
-		Versions:     []datastore.Version{{Name: "6.2", Number: "6.2"}, {Name: "7.0", Number: "7.0"}, {Name: "valkey-8.0", Number: "8.0"}},
-		Capabilities: datastore.Capabilities{Root: true},
+		Versions: []datastore.Version{{Name: "6.2", Number: "6.2"}, {Name: "7.0", Number: "7.0"}, {Name: "valkey-8.0", Number: "8.0"}},
+		Capabilities: datastore.Capabilities{
+			Root: true, Cluster: &datastore.ClusterShape{MinMasters: 3, MostMembers: 15}, Upgrades: map[string][]string{"7.0": {"valkey-8.0"}},
+		},
 		Defaults: func(_ string, s datastore.Sizing) map[string]any {
 			return map[string]any{"hz": 10, "appendonly": true, "maxmemory-policy": "noeviction", "databases": 16}
 		},
@@ -691,4 +696,11 @@ func (h *house) holds(table, text string) bool {
 	}
 	defer func() { _ = db.Close() }()
 	return strings.Contains(fmt.Sprint(queryAll(h.t, db, "SELECT * FROM "+table)), text)
+}
+
+func decodeState(op *dbaas.Operation, into any) error {
+	if len(op.State) == 0 {
+		return nil
+	}
+	return json.Unmarshal(op.State, into)
 }

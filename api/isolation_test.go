@@ -16,7 +16,7 @@ const randomID = "00000000-0000-4000-8000-000000000000"
 func TestTenantIsolation(t *testing.T) {
 	s := newStreet(t)
 	bodies := s.validBodies()
-	nobody := belongings{randomID, randomID, randomID}
+	nobody := belongings{randomID, randomID, randomID, randomID, randomID}
 	for _, rt := range s.server.routes() {
 		if !rt.handle.built || !strings.Contains(rt.path, "{id}") || !ownedByProjects(rt.path) {
 			continue
@@ -46,17 +46,18 @@ func TestTenantIsolation(t *testing.T) {
 }
 
 func ownedByProjects(path string) bool {
-	return strings.HasPrefix(path, "/instances") || strings.HasPrefix(path, "/configurations") || strings.HasPrefix(path, "/operations")
+	return strings.HasPrefix(path, "/instances") || strings.HasPrefix(path, "/configurations") ||
+		strings.HasPrefix(path, "/clusters") || strings.HasPrefix(path, "/operations")
 }
 
 func anonymous(body string, b belongings) string {
-	return strings.NewReplacer(b.instance, "ID", b.configuration, "ID", b.operation, "ID").Replace(body)
+	return strings.NewReplacer(b.instance, "ID", b.configuration, "ID", b.operation, "ID", b.cluster, "ID", b.member, "ID").Replace(body)
 }
 
 // No list shows what belongs to another project, whatever filters and markers it is asked with.
 func TestListsShowOnlyTheirProject(t *testing.T) {
 	s := newStreet(t)
-	foreign := []string{s.foreign.instance, s.foreign.configuration, s.foreign.operation}
+	foreign := []string{s.foreign.instance, s.foreign.configuration, s.foreign.operation, s.foreign.cluster, s.foreign.member}
 	queries := []string{"", "?limit=1", "?include_clustered=true", "?all_projects=true", "?project_id=other", "?deleted=true",
 		"?resource_id=" + s.foreign.instance, "?marker=" + s.foreign.instance, "?marker=" + randomID}
 	for _, rt := range s.server.routes() {
@@ -97,6 +98,8 @@ func TestAdministratorReachesAllProjects(t *testing.T) {
 		admin.get("/instances/" + b.instance).want(200)
 		admin.get("/configurations/" + b.configuration).want(200)
 		admin.get("/operations/" + b.operation).want(200)
+		admin.get("/clusters/" + b.cluster).want(200)
+		admin.delete("/clusters/" + b.cluster).want(202)
 		admin.delete("/instances/" + b.instance).want(202)
 	}
 }

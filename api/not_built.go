@@ -36,9 +36,6 @@ func (s *Server) notBuiltRoutes() []route {
 			"GET /instances/{id}/users/{user}", "PUT /instances/{id}/users/{user}", "DELETE /instances/{id}/users/{user}",
 			"GET /instances/{id}/users/{user}/databases", "PUT /instances/{id}/users/{user}/databases",
 			"DELETE /instances/{id}/users/{user}/databases/{name}"}},
-		{"The resource clusters", "cluster:index", []string{
-			"GET /clusters", "POST /clusters", "GET /clusters/{id}", "POST /clusters/{id}", "DELETE /clusters/{id}",
-			"GET /clusters/{id}/instances/{instance}", "GET /clusters/{id}/root", "POST /clusters/{id}/root"}},
 		{"The resource mgmt/instances", "mgmt:instances", []string{
 			"GET /mgmt/instances", "GET /mgmt/instances/{id}", "POST /mgmt/instances/{id}/action", "GET /mgmt/instances/{id}/root",
 			"GET /mgmt/instances/{id}/diagnostics", "GET /mgmt/instances/{id}/hwinfo", "GET /mgmt/instances/{id}/rpc_ping",

@@ -35,7 +35,7 @@ func DefaultPolicy() Policy {
 	p.add(Owner, "instance:extension:user", "create", "delete", "index", "show", "update", "update_all")
 	p.add(Owner, "instance:extension:user_access", "update", "delete", "index")
 	p.add(Owner, "instance:extension:database", "create", "delete", "index", "show")
-	p.add(Owner, "cluster", "create", "delete", "force_delete", "index", "show", "show_instance", "action")
+	p.add(Owner, "cluster", "create", "delete", "force_delete", "index", "show", "show_instance", "action", "credentials")
 	p.add(Administrator, "cluster", "reset-status")
 	p.add(Owner, "cluster:extension:root", "create", "delete", "index")
 	p.add(Owner, "backup", "create", "delete", "index", "show")

@@ -294,7 +294,7 @@ func (s *Service) planGrow(ctx context.Context, c Caller, id string, items []New
 		return nil, err
 	}
 	t, wish, reach, err := s.topologyOf(view, nil)
-	if err != nil || len(view.Members) == 0 {
+	if err != nil || t == nil || len(view.Members) == 0 {
 		return nil, err
 	}
 	catalog, err := s.Catalog(ctx)
@@ -330,7 +330,7 @@ func (s *Service) planShrink(ctx context.Context, c Caller, view *ClusterView, n
 		return nil, err
 	}
 	t, wish, reach, err := s.topologyOf(view, leaving)
-	if err != nil {
+	if err != nil || t == nil {
 		return nil, err
 	}
 	plan, err := t.Plan(ctx, wish, reach)
@@ -341,7 +341,8 @@ func (s *Service) planShrink(ctx context.Context, c Caller, view *ClusterView, n
 	return nil, nil
 }
 
-// topologyOf gives what speaks to a cluster's members, and how it should be without those who leave.
+// topologyOf gives what speaks to a cluster's members, and how it should be without those who leave. It is nil in a
+// process that reaches no guests: then nothing can be planned ahead of the operation.
 func (s *Service) topologyOf(view *ClusterView, leaving []string) (datastore.Topology, datastore.ClusterWish, []datastore.Member, error) {
 	m, err := s.manifest(&view.Version)
 	if err != nil {
@@ -350,7 +351,7 @@ func (s *Service) topologyOf(view *ClusterView, leaving []string) (datastore.Top
 	i := slices.IndexFunc(s.Config.Datastores, func(d datastore.Datastore) bool { return d.Manifest().Name == m.Name })
 	t, ok := s.Config.Datastores[i].(datastore.Topology)
 	if !ok || s.Transport == nil {
-		return nil, datastore.ClusterWish{}, nil, dbaas.Errorf(dbaas.Unavailable, "The cluster's members cannot be asked from here.")
+		return nil, datastore.ClusterWish{}, nil, nil
 	}
 	client := guest.NewClient(s.Transport, s.Node, s.guestKey)
 	var members []dbaas.Instance
