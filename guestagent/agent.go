@@ -366,8 +366,11 @@ func (a *Agent) open(sealed guest.Sealed) (map[string]string, error) {
 }
 
 const (
-	// statusTimeout bounds a look for somebody who waits for it.
-	statusTimeout = 5 * time.Second
+	// statusTimeout bounds a look for somebody who waits for it, a second at most. A database that is slower is told as one
+	// that does not answer now; what follows from it is for those to say who look again.
+	statusTimeout = 700 * time.Millisecond
+	// beatTimeout bounds a look for a sign of life.
+	beatTimeout = 5 * time.Second
 	// lookTimeout bounds a look that nobody waits for. A database that answers later than that is silent: until then it may
 	// just be waiting for the CPU, or be about to say that a script keeps it busy.
 	lookTimeout = 8 * time.Second

@@ -616,9 +616,12 @@ func TestDisk(t *testing.T) {
 		{60, []string{"disk.usage", "disk.usage", "disk.usage", "disk.recovered"}, dbaas.GuestHealthy},
 	} {
 		volume.set(step.percent)
-		if r, err := b.client.Status(b.ctx()); err != nil || r.Status.Status != step.status || (r.Status.Cause == "") != (step.status == dbaas.GuestHealthy) {
-			t.Errorf("at %d %% it is %+v, %v", step.percent, r, err)
-		}
+		testbed.Eventually(t, 30*time.Second, func() error {
+			if r, err := b.client.Status(b.ctx()); err != nil || r.Status.Status != step.status || (r.Status.Cause == "") != (step.status == dbaas.GuestHealthy) {
+				return fmt.Errorf("at %d %% it is %+v, %v", step.percent, r, err)
+			}
+			return nil
+		})
 		testbed.Eventually(t, 10*time.Second, func() error {
 			if events := b.events(); !slices.Equal(events, step.events) {
 				return fmt.Errorf("at %d %% the events are %v, want %v", step.percent, events, step.events)

@@ -14,6 +14,8 @@ import (
 const (
 	probeEvery   = 500 * time.Millisecond
 	probeTimeout = time.Second
+	// probeAgain after a refusal: a second one soon after makes sure.
+	probeAgain = 200 * time.Millisecond
 	// causeRefused is the one cause that is an answer: the peer's machine says that nothing listens.
 	causeRefused = "refused"
 	// deadAfterRefusals in a row, which come at once, or after silence of deadAfter, a peer counts as dead. One failed look
@@ -89,12 +91,25 @@ func (p *peers) seen() []datastore.PeerView {
 	return views
 }
 
+// looked says that a look at a peer is over.
+func (p *peers) looked(one *peer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	one.probing = false
+}
+
+// doubted tells whether a peer has refused for the first time.
+func (p *peers) doubted(one *peer) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return one.refusals > 0 && one.refusals < deadAfterRefusals
+}
+
 // learn notes what a look at a peer showed that began at started, and tells whether that is news.
 func (p *peers) learn(one *peer, view datastore.PeerView, started time.Time) (news bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.clock.Now()
-	one.probing = false
 	view.GuestID, view.Since = one.GuestID, dbaas.At(now)
 	if !view.Alive && !one.dead(view, started, now) {
 		return false
@@ -145,7 +160,10 @@ func (a *Agent) lookAtPeers(ctx context.Context) {
 	for {
 		a.peers.name(a.memory.get().Desired.Peers)
 		for _, one := range a.peers.due() {
-			looks.Go(func() { a.lookAtPeer(ctx, driver, one) })
+			looks.Go(func() {
+				defer a.peers.looked(one)
+				a.lookAtPeer(ctx, driver, one)
+			})
 		}
 		select {
 		case <-ctx.Done():
@@ -156,11 +174,25 @@ func (a *Agent) lookAtPeers(ctx context.Context) {
 }
 
 func (a *Agent) lookAtPeer(ctx context.Context, driver datastore.Replica, one *peer) {
+	view := a.probe(ctx, driver, one)
+	if view.Cause != causeRefused || !a.peers.doubted(one) {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(probeAgain):
+		a.probe(ctx, driver, one)
+	}
+}
+
+// probe looks at a peer once, and has news told.
+func (a *Agent) probe(ctx context.Context, driver datastore.Replica, one *peer) datastore.PeerView {
 	started := a.Clock.Now()
 	probeCtx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
 	view := driver.Probe(probeCtx, one.Endpoint)
-	cancel()
 	if ctx.Err() == nil && a.peers.learn(one, view, started) {
 		a.watch.tellNow()
 	}
+	return view
 }

@@ -114,6 +114,7 @@ func TestPeerIsDead(t *testing.T) {
 			started := now.Now()
 			now.Advance(l.took)
 			p.learn(due[0], l.view, started)
+			p.looked(due[0])
 			now.Advance(max(0, probeEvery-l.took))
 			after = append(after, p.seen()[0].Alive)
 		}
@@ -132,6 +133,9 @@ func TestSilentDatabase(t *testing.T) {
 	p.silence(true)
 	began := time.Now()
 	p.see(datastore.PeerView{GuestID: "a", Alive: true, Role: datastore.RoleMaster})
+	if r, err := b.client.Status(b.ctx()); err != nil || r.Status.Status != dbaas.GuestBlocked || time.Since(began) > lookTimeout {
+		t.Errorf("who asks gets, after %v, %+v, %v", time.Since(began), r, err)
+	}
 	r := b.await("a living peer", func(r guest.StatusReport) bool { return len(r.Peers) == 1 && r.Peers[0].Alive })
 	t.Logf("told after %v, status %s", time.Since(began).Round(time.Millisecond), r.Status.Status)
 	if r.Status.Status != dbaas.GuestHealthy {

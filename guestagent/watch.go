@@ -473,7 +473,7 @@ func (a *Agent) beat(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		r := a.look(ctx, statusTimeout)
+		r := a.look(ctx, beatTimeout)
 		sendCtx, cancel := context.WithTimeout(ctx, reportTimeout)
 		err := a.reporter.Heartbeat(sendCtx, heartbeatOf(r))
 		cancel()
