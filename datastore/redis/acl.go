@@ -24,7 +24,7 @@ const agentRules = "~* &* +@all"
 func replicationRules(cluster bool) string {
 	rules := "-@all +psync +replconf +ping"
 	if cluster {
-		rules += " ~* +select +restore-asking +info +cluster|setslot +cluster|nodes"
+		rules += " ~* +select +restore-asking +info +cluster|setslot +cluster|nodes +cluster|bumpepoch"
 	}
 	return rules
 }

@@ -124,7 +124,7 @@ func (b *balance) moves() (map[int]string, error) {
 	if !d.needed() {
 		return nil, nil
 	}
-	var heavy, light []int
+	var heavy []int
 	for guest, slots := range d.slots {
 		if !d.gives(guest) {
 			continue
@@ -132,19 +132,93 @@ func (b *balance) moves() (map[int]string, error) {
 		for _, slot := range slots {
 			if d.weight(slot) > d.target/heavyPart {
 				heavy = append(heavy, slot)
-			} else {
-				light = append(light, slot)
 			}
 		}
 	}
 	slices.SortFunc(heavy, func(x, y int) int { return cmp.Or(cmp.Compare(d.weight(y), d.weight(x)), cmp.Compare(x, y)) })
-	slices.Sort(light)
-	for _, slot := range slices.Concat(heavy, light) {
+	for _, slot := range heavy {
 		if err := d.place(slot); err != nil {
 			return nil, err
 		}
 	}
+	for _, slot := range d.light() {
+		if err := d.place(slot); err != nil {
+			return nil, err
+		}
+	}
+	d.evenOut()
 	return d.moves, nil
+}
+
+// light gives the light slots that are to be placed: of who leaves all, of the others those with something in them, where
+// they can make up for what is too much.
+func (d *distribution) light() []int {
+	var all []int
+	for guest, slots := range d.slots {
+		if !d.gives(guest) {
+			continue
+		}
+		var mine []int
+		var sum int64
+		for _, slot := range slots {
+			if w := d.weight(slot); w <= d.target/heavyPart && d.moves[slot] == "" && (w > 0 || d.leaves(guest)) {
+				mine = append(mine, slot)
+				sum += w
+			}
+		}
+		if d.leaves(guest) || sum >= (d.load[guest]-d.target)/2 {
+			all = append(all, mine...)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// evenOut gives those who have few slots more that hold next to nothing: what is written later goes by slots.
+func (d *distribution) evenOut() {
+	if !d.evens() {
+		return
+	}
+	var moved int64
+	counts := map[string]int{}
+	for slot, guest := range d.owner {
+		if to := d.moves[slot]; to != "" {
+			moved += d.bytes[slot]
+			guest = to
+		}
+		counts[guest]++
+	}
+	budget, fair := moved/100, slotCount/len(d.masters)
+	gives, takes := d.sides()
+	for slot := range slotCount {
+		from := d.owner[slot]
+		if d.moves[slot] != "" || takes[from] || counts[from] <= fair || d.bytes[slot] > budget || d.bytes[slot] > max(moved, slotCount)/slotCount {
+			continue
+		}
+		to := ""
+		for _, guest := range d.masters {
+			if !gives[guest] && counts[guest] < fair && (to == "" || counts[guest] < counts[to]) {
+				to = guest
+			}
+		}
+		if to == "" {
+			return
+		}
+		gives[from], takes[to] = true, true
+		budget -= d.bytes[slot]
+		d.moves[slot] = to
+		counts[from]--
+		counts[to]++
+	}
+}
+
+// sides tells who gives and who takes so far. Nobody does both at once.
+func (d *distribution) sides() (gives, takes map[string]bool) {
+	gives, takes = map[string]bool{}, map[string]bool{}
+	for slot, to := range d.moves {
+		gives[d.owner[slot]], takes[to] = true, true
+	}
+	return gives, takes
 }
 
 func (b *balance) distribute() *distribution {
@@ -152,7 +226,10 @@ func (b *balance) distribute() *distribution {
 	for _, n := range b.bytes {
 		total += n
 	}
-	overhead := max(1, total/slotCount/1000) // so that empty slots are spread as well
+	overhead := int64(0)
+	if total == 0 { // then slots are all that there is
+		overhead = heavyPart
+	}
 	d := &distribution{
 		balance: b, slots: inverse(b.owner), load: map[string]int64{}, left: maps.Clone(b.free), moves: map[int]string{},
 		weight: func(slot int) int64 { return b.bytes[slot] + overhead },

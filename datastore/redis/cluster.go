@@ -445,21 +445,38 @@ func (m member) meet(ctx context.Context, peer datastore.Endpoint) (nothing, err
 	return nothing{}, m.cluster(ctx, "meet", peer.Address, peer.Port, peer.Port+busPort-port)
 }
 
-// addSlots takes slots that nobody has. Those that the member has are its own already.
+// addSlots takes slots that nobody claims. Those that the member has are its own already; of another that it takes for the
+// owner it is known that it is not.
 func (m member) addSlots(ctx context.Context, args slotArgs) (nothing, error) {
 	v, err := m.nodes(ctx)
 	if err != nil {
 		return nothing{}, err
 	}
-	owned := map[int]bool{}
+	owner := map[int]string{}
 	for _, n := range v.Nodes {
 		for _, slot := range n.Slots {
-			if owned[slot] = true; n.ID != v.ID && slices.Contains(args.Slots, slot) {
-				return nothing{}, dbaas.Errorf(dbaas.Conflict, "The hash slot %d has an owner already.", slot)
-			}
+			owner[slot] = n.ID
 		}
 	}
-	missing := slices.DeleteFunc(slices.Clone(args.Slots), func(slot int) bool { return owned[slot] })
+	var missing slotSet
+	claimed := false
+	for _, slot := range args.Slots {
+		switch owner[slot] {
+		case "":
+			missing = append(missing, slot)
+		case v.ID:
+		default:
+			if err := m.cluster(ctx, "setslot", slot, "node", v.ID); err != nil {
+				return nothing{}, err
+			}
+			claimed = true
+		}
+	}
+	if claimed {
+		if err := m.cluster(ctx, "bumpepoch"); err != nil {
+			return nothing{}, err
+		}
+	}
 	if len(missing) == 0 {
 		return nothing{}, nil
 	}

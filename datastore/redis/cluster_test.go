@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -185,10 +186,11 @@ func (f *fleet) converge() {
 		if err != nil {
 			f.t.Fatalf("converge: %v", err)
 		}
-		if p.Message != last {
+		if kind, _, _ := strings.Cut(p.Message, ":"); kind != last {
 			f.t.Log(p.Message)
+			last = kind
 		}
-		if last = p.Message; !p.Done {
+		if !p.Done {
 			var errs []error
 			for _, n := range f.nodes {
 				errs = append(errs, n.lastErrors()...)

@@ -151,6 +151,7 @@ type transfer struct {
 	slotMove
 	source, target *redis.Client
 	self           string // our node id
+	epoch          int64  // ours
 
 	mu     sync.Mutex // guards the result
 	result *moveResult
@@ -184,7 +185,7 @@ func (t *transfer) run(ctx context.Context) error {
 	}
 	for i, slot := range slots {
 		if i%memoryInterval == 0 {
-			if err := t.requireRoom(ctx); err != nil {
+			if err := errors.Join(t.requireRoom(ctx), t.requireEpoch(ctx)); err != nil {
 				cancel(err)
 			}
 		}
@@ -200,65 +201,95 @@ func (t *transfer) run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// prepare makes sure of both ends, and gives the slots that are still to be moved. A receiver that has had the mark of an
-// owner before us does not see that we are the owner until the mark is gone; the keys that it has stay.
+// prepare makes sure of both ends, and gives the slots that are still to be moved.
 func (t *transfer) prepare(ctx context.Context) (slots []int, err error) {
 	v, err := t.nodes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t.self = v.ID
-	own := map[int]bool{}
-	for _, slot := range v.self().Slots {
-		own[slot] = true
-	}
+	t.self, t.epoch = v.ID, v.self().Epoch
+	own := v.self().has()
 	for _, slot := range t.Slots {
 		if own[slot] {
 			slots = append(slots, slot)
 		}
 	}
-	seen := func() (unseen []int, err error) {
-		text, err := t.target.ClusterNodes(ctx).Result()
-		if err != nil {
-			return nil, dbaas.WrapError(err, dbaas.Unavailable, "The member that receives hash slots does not answer.")
-		}
-		v, err := parseNodes(text)
-		if err != nil {
-			return nil, err
-		}
-		if v.ID != t.ID || !v.self().Master {
-			return nil, dbaas.Errorf(dbaas.Conflict, "The member that receives hash slots is not the master that it was.")
-		}
-		ours := map[int]bool{}
-		if n := v.node(t.self); n != nil {
-			for _, slot := range n.Slots {
-				ours[slot] = true
-			}
-		}
-		for _, slot := range slots {
-			if !ours[slot] {
-				unseen = append(unseen, slot)
-			}
-		}
-		return unseen, nil
-	}
-	unseen, err := seen()
-	for _, slot := range unseen {
-		if err := t.target.Do(ctx, "cluster", "setslot", slot, "stable").Err(); err != nil {
-			return nil, fmt.Errorf("take an old mark away: %w", err)
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, seenTimeout)
 	defer cancel()
-	for err == nil && len(unseen) > 0 {
+	for {
+		ready, err := t.reconcile(ctx, slots)
+		if err != nil || ready {
+			return slots, err
+		}
 		select {
 		case <-ctx.Done():
-			return nil, dbaas.Errorf(dbaas.Unavailable, "The members do not agree about the owner of the hash slot %d.", unseen[0])
+			return nil, dbaas.Errorf(dbaas.Unavailable, "The members do not agree about the owners of hash slots.")
 		case <-time.After(seenPoll):
-			unseen, err = seen()
 		}
 	}
-	return slots, err
+}
+
+// has tells which slots a node has.
+func (n *clusterNode) has() map[int]bool {
+	own := make(map[int]bool, len(n.Slots))
+	for _, slot := range n.Slots {
+		own[slot] = true
+	}
+	return own
+}
+
+// reconcile tells whether the receiver sees us as we are, with an epoch above ours; below it, it would lose what it has
+// taken to our next word, and delete the keys. What keeps it from seeing us is a mark of whoever was the owner before us: it
+// goes, the keys that have arrived stay.
+func (t *transfer) reconcile(ctx context.Context, slots []int) (ready bool, err error) {
+	text, err := t.target.ClusterNodes(ctx).Result()
+	if err != nil {
+		return false, dbaas.WrapError(err, dbaas.Unavailable, "The member that receives hash slots does not answer.")
+	}
+	v, err := parseNodes(text)
+	if err != nil {
+		return false, err
+	}
+	if v.ID != t.ID || !v.self().Master {
+		return false, dbaas.Errorf(dbaas.Conflict, "The member that receives hash slots is not the master that it was.")
+	}
+	giver := v.node(t.self)
+	if giver == nil || giver.Epoch != t.epoch {
+		return false, nil
+	}
+	ready = true
+	if v.self().Epoch <= t.epoch {
+		ready = false
+		if err := t.target.Do(ctx, "cluster", "bumpepoch").Err(); err != nil {
+			return false, fmt.Errorf("raise the receiver's epoch: %w", err)
+		}
+	}
+	ours := giver.has()
+	for _, slot := range slots {
+		if ours[slot] {
+			continue
+		}
+		ready = false
+		if v.Importing[slot] == "" {
+			continue // it will hear of it
+		}
+		if err := t.target.Do(ctx, "cluster", "setslot", slot, "stable").Err(); err != nil {
+			return false, fmt.Errorf("take an old mark away: %w", err)
+		}
+	}
+	return ready, nil
+}
+
+// requireEpoch makes sure that nothing has raised our epoch: see reconcile.
+func (t *transfer) requireEpoch(ctx context.Context) error {
+	text, err := t.source.ClusterInfo(ctx).Result()
+	if err != nil {
+		return fmt.Errorf("cluster info: %w", err)
+	}
+	if parseInfo(text).integer("cluster_my_epoch") != t.epoch {
+		return dbaas.Errorf(dbaas.Conflict, "The member's epoch has changed while it moves hash slots.")
+	}
+	return nil
 }
 
 // requireRoom refuses to fill the receiver so far that it would evict what it has, or refuse what it gets.

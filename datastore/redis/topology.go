@@ -385,7 +385,7 @@ func (s *survey) cover(ctx context.Context) (*datastore.Progress, error) {
 			return nil, err
 		}
 	}
-	return again(200, "giving away slots"), nil
+	return again(500, "giving away slots"), nil
 }
 
 // homes gives the master of each shard.
@@ -484,11 +484,21 @@ func (s *survey) open() []int {
 	return slices.Sorted(maps.Keys(slots))
 }
 
-// begin starts the jobs of moves, one at each giver. The name of a job is that of the next one there, so that to begin it
-// twice is to begin it once.
+// begin starts the jobs of moves, one at each giver. Nobody gives and takes at once: to take raises a member's epoch, and
+// whose epoch rises while it gives takes back what it has given, without the keys. The rest has its turn later.
 func (s *survey) begin(ctx context.Context, moves map[string]map[string]slotSet) (*datastore.Progress, error) {
 	all := 0
-	for from, receivers := range moves {
+	gives, takes := map[string]bool{}, map[string]bool{}
+	for _, from := range slices.Sorted(maps.Keys(moves)) {
+		receivers := maps.Clone(moves[from])
+		maps.DeleteFunc(receivers, func(to string, _ slotSet) bool { return gives[to] })
+		if takes[from] || len(receivers) == 0 {
+			continue
+		}
+		gives[from] = true
+		for to := range receivers {
+			takes[to] = true
+		}
 		v := s.views[from]
 		if e := v.Mover.Error; e != nil && e.Code == dbaas.OverLimit { // told once: the next attempt may find more room
 			return nil, errors.Join(e, s.do(ctx, from, actionStopMoves, nothing{}))
@@ -506,7 +516,8 @@ func (s *survey) begin(ctx context.Context, moves map[string]map[string]slotSet)
 	return again(500, "moving slots: 0 of %d", all), nil
 }
 
-// beginJob starts a job that moves slots. One of its name that has ended did not come to move anything.
+// beginJob starts a job that moves slots. Its name is that of the next one there, so that to begin it twice is to begin it
+// once; one of its name that has ended did not come to move anything.
 func (s *survey) beginJob(ctx context.Context, from string, args moveArgs) error {
 	mover := s.views[from].Mover
 	for try := range 100 {
@@ -543,12 +554,8 @@ func (s *survey) agree(context.Context) (*datastore.Progress, error) {
 		if v.State != "ok" {
 			return again(500, "waiting until the cluster serves"), nil
 		}
-		for _, n := range v.Nodes {
-			for _, slot := range n.Slots {
-				if o := owner[slot]; o != "" && s.guests[n.ID] != o {
-					return again(200, "waiting until all members agree"), nil
-				}
-			}
+		if !s.sees(v, owner) {
+			return again(200, "waiting until all members agree"), nil
 		}
 	}
 	for _, guest := range s.answering() {
@@ -557,6 +564,21 @@ func (s *survey) agree(context.Context) (*datastore.Progress, error) {
 		}
 	}
 	return nil, nil
+}
+
+// sees tells whether a member sees the owners as they are.
+func (s *survey) sees(v *clusterView, owner map[int]string) bool {
+	seen := 0
+	for _, n := range v.Nodes {
+		for _, slot := range n.Slots {
+			if owner[slot] == s.guests[n.ID] {
+				seen++
+			} else if owner[slot] != "" {
+				return false
+			}
+		}
+	}
+	return seen == len(owner)
 }
 
 // rebalance moves slots: from those who leave, and to those who have none; when it is wished, until all have the same.
