@@ -145,7 +145,7 @@ type handler func(r *request) (*answer, error)
 func (s *Server) routes() []route {
 	var all []route
 	for _, resource := range [][]route{
-		s.datastoreRoutes(), s.flavorRoutes(), s.limitRoutes(), s.instanceRoutes(), s.rootRoutes(),
+		s.datastoreRoutes(), s.flavorRoutes(), s.limitRoutes(), s.instanceRoutes(), s.rootRoutes(), s.userRoutes(),
 		s.configurationRoutes(), s.clusterRoutes(), s.quotaRoutes(), s.operationRoutes(), s.eventRoutes(), s.notBuiltRoutes(),
 	} {
 		all = append(all, resource...)

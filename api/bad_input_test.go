@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/grove-dbaas/grove/internal/control"
 )
 
 // belongings are what the tables of bad input and of isolation send requests about: what the project demo has, what
@@ -44,6 +46,11 @@ func (s *street) furnished(c *client) belongings {
 	b.configuration = c.newConfiguration("mine", `{"hz": 15}`)
 	cluster := c.post("/clusters", clusterBody("mine", 3, 0)).want(200)
 	b.cluster, b.member = cluster.text("cluster.id"), cluster.text("cluster.instances.0.id")
+	_, err := s.control.CreateUsers(s.t.Context(), control.Caller{Admin: true}, b.instance,
+		[]control.NewUser{{Name: "writer", Password: "wonderland1", Grants: []string{"app:*", "1"}}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	s.settle()
 	return b
 }
@@ -68,6 +75,8 @@ func fillFor(t testing.TB, path string, b belongings) string {
 			parts[i] = b.cluster
 		case part == "{instance}":
 			parts[i] = b.member
+		case part == "{user}":
+			parts[i] = "writer"
 		case kind == "mgmt/quotas{id}":
 			parts[i] = "other"
 		case kind == "datastores{datastore}":
@@ -89,12 +98,16 @@ func (s *street) validBodies() map[string][]string {
 			"region_name": "RegionOne", "access": {"is_public": false, "allowed_cidrs": ["10.0.0.0/8"]}, "deletion_protection": true, "replica_count": 1}}`},
 		"PUT /instances/{id}": {`{"instance": {"name": "n", "deletion_protection": true, "access": {"is_public": true, "allowed_cidrs": ["10.0.0.0/8"]}}}`,
 			`{"instance": {"configuration": "` + s.own.configuration + `"}}`},
-		"PATCH /instances/{id}":       {`{"instance": {"name": "n", "deletion_protection": true, "configuration": "` + s.own.configuration + `"}}`},
-		"POST /instances/{id}/action": {`{"restart": {}}`, `{"stop": {}}`, `{"resize": {"volume": {"size": 2}}}`, `{"resize": {"flavorRef": "2"}}`, `{"reset_status": {"force_delete": true}}`},
-		"POST /instances/{id}/root":   {`{"password": "wonderland1"}`},
-		"POST /configurations":        {`{"configuration": {"name": "g", "description": "d", "values": {"hz": 1, "notify-keyspace-events": "Kx"}, "datastore": {"type": "redis", "version": "7.0", "version_number": "7.0"}}}`},
-		"PUT /configurations/{id}":    {`{"configuration": {"name": "g", "description": "d", "values": {"hz": 1, "notify-keyspace-events": "Kx"}}}`},
-		"PATCH /configurations/{id}":  {`{"configuration": {"values": {"hz": 1, "notify-keyspace-events": "Kx"}}}`},
+		"PATCH /instances/{id}":                      {`{"instance": {"name": "n", "deletion_protection": true, "configuration": "` + s.own.configuration + `"}}`},
+		"POST /instances/{id}/action":                {`{"restart": {}}`, `{"stop": {}}`, `{"resize": {"volume": {"size": 2}}}`, `{"resize": {"flavorRef": "2"}}`, `{"reset_status": {"force_delete": true}}`},
+		"POST /instances/{id}/root":                  {`{"password": "wonderland1"}`},
+		"POST /instances/{id}/users":                 {`{"users": [{"name": "reader", "password": "wonderland1", "host": "%", "databases": [{"name": "app:*"}]}]}`},
+		"PUT /instances/{id}/users":                  {`{"users": [{"name": "writer", "password": "wonderland2", "host": "%"}]}`},
+		"PUT /instances/{id}/users/{user}":           {`{"user": {"name": "w2", "password": "wonderland2", "host": "%"}}`},
+		"PUT /instances/{id}/users/{user}/databases": {`{"databases": [{"name": "jobs:*"}]}`},
+		"POST /configurations":                       {`{"configuration": {"name": "g", "description": "d", "values": {"hz": 1, "notify-keyspace-events": "Kx"}, "datastore": {"type": "redis", "version": "7.0", "version_number": "7.0"}}}`},
+		"PUT /configurations/{id}":                   {`{"configuration": {"name": "g", "description": "d", "values": {"hz": 1, "notify-keyspace-events": "Kx"}}}`},
+		"PATCH /configurations/{id}":                 {`{"configuration": {"values": {"hz": 1, "notify-keyspace-events": "Kx"}}}`},
 		"POST /clusters": {`{"cluster": {"name": "c", "datastore": {"type": "redis", "version": "7.0", "version_number": "7.0"}, "instances": [` + members(3) + `],
 			"locality": "affinity", "configuration": "` + s.own.configuration + `", "extended_properties": {"replicas_per_shard": "1"}}}`},
 		"POST /clusters/{id}": {`{"grow": [{"flavorRef": "1", "volume": {"size": 1}, "type": "replica", "related_to": "mine-member-1"}]}`,

@@ -318,6 +318,10 @@ func effect(tx *store.Tx, op *dbaas.Operation, failure string) error {
 		}
 	case op.Kind == "start_instance":
 		in.Stopped = false
+	case op.Kind == "set_users":
+		if err := usersSet(tx, in); err != nil {
+			return err
+		}
 	case op.Kind == "set_password":
 		if err := passwordSet(tx, in, op); err != nil {
 			return err
@@ -352,6 +356,32 @@ func passwordSet(tx *store.Tx, in *dbaas.Instance, op *dbaas.Operation) error {
 	return tx.SecretMoveTo(id, control.SecretPassword)
 }
 
+func usersSet(tx *store.Tx, in *dbaas.Instance) error {
+	id, err := tx.FindSecret(in.GroupID, control.SecretPendingUsers)
+	if err != nil {
+		return err
+	}
+	value, err := tx.RevealSecret(id)
+	if err != nil {
+		return err
+	}
+	var accounts []datastore.UserAccount
+	if err := json.Unmarshal(value, &accounts); err != nil {
+		return err
+	}
+	before, err := tx.Users(in.GroupID)
+	if err != nil {
+		return err
+	}
+	for _, u := range before {
+		err = errors.Join(err, tx.DeleteUser(in.GroupID, u.Name))
+	}
+	for _, a := range accounts {
+		err = errors.Join(err, tx.PutUser(&dbaas.User{GroupID: in.GroupID, Name: a.Name, Grants: a.Grants}))
+	}
+	return errors.Join(err, tx.SecretMoveTo(id, control.SecretUsers))
+}
+
 // shelf is a datastore that is only a manifest: the API never needs more.
 type shelf struct{}
 
@@ -363,7 +393,7 @@ func (shelf) Manifest() *datastore.Manifest {
 		Name: "redis", DefaultVersion: "7.0", Username: "default", URIScheme: "redis", URIPort: 6379, Root: "-",
 		Versions: []datastore.Version{{Name: "6.2", Number: "6.2"}, {Name: "7.0", Number: "7.0"}, {Name: "valkey-8.0", Number: "8.0"}},
 		Capabilities: datastore.Capabilities{
-			Root: true, Cluster: &datastore.ClusterShape{MinMasters: 3, MostMembers: 15}, Upgrades: map[string][]string{"7.0": {"valkey-8.0"}},
+			Root: true, Users: true, Cluster: &datastore.ClusterShape{MinMasters: 3, MostMembers: 15}, Upgrades: map[string][]string{"7.0": {"valkey-8.0"}},
 		},
 		Defaults: func(_ string, s datastore.Sizing) map[string]any {
 			return map[string]any{"hz": 10, "appendonly": true, "maxmemory-policy": "noeviction", "databases": 16}

@@ -31,11 +31,6 @@ func (s *Server) notBuiltRoutes() []route {
 		{"The resource databases", "instance:extension:database:index", []string{
 			"GET /instances/{id}/databases", "POST /instances/{id}/databases", "GET /instances/{id}/databases/{name}",
 			"DELETE /instances/{id}/databases/{name}"}},
-		{"The resource users", "instance:extension:user:index", []string{
-			"GET /instances/{id}/users", "POST /instances/{id}/users", "PUT /instances/{id}/users",
-			"GET /instances/{id}/users/{user}", "PUT /instances/{id}/users/{user}", "DELETE /instances/{id}/users/{user}",
-			"GET /instances/{id}/users/{user}/databases", "PUT /instances/{id}/users/{user}/databases",
-			"DELETE /instances/{id}/users/{user}/databases/{name}"}},
 		{"The resource mgmt/instances", "mgmt:instances", []string{
 			"GET /mgmt/instances", "GET /mgmt/instances/{id}", "POST /mgmt/instances/{id}/action", "GET /mgmt/instances/{id}/root",
 			"GET /mgmt/instances/{id}/diagnostics", "GET /mgmt/instances/{id}/hwinfo", "GET /mgmt/instances/{id}/rpc_ping",

@@ -17,9 +17,19 @@ type page struct {
 	marker string // id of the last item of the page before
 }
 
+// page reads a page of a list by id.
 func (s *Server) page(r *request) (page, error) {
+	p, err := s.pageBy(r, r.URL.Query().Get("marker"))
+	if err == nil && p.marker != "" && uuid.Validate(p.marker) != nil {
+		return page{}, badRequest("marker must be the id of the last item of the page before, not %q.", printable(p.marker))
+	}
+	return p, err
+}
+
+// pageBy reads a page of a list that goes by something else than ids.
+func (s *Server) pageBy(r *request, marker string) (page, error) {
 	query := r.URL.Query()
-	p := page{limit: s.PageSize, marker: query.Get("marker")}
+	p := page{limit: s.PageSize, marker: marker}
 	if text := query.Get("limit"); text != "" {
 		limit, err := strconv.Atoi(text)
 		if err != nil || limit < 0 {
@@ -28,9 +38,6 @@ func (s *Server) page(r *request) (page, error) {
 		if limit > 0 {
 			p.limit = min(limit, s.PageSize)
 		}
-	}
-	if p.marker != "" && uuid.Validate(p.marker) != nil {
-		return page{}, badRequest("marker must be the id of the last item of the page before, not %q.", printable(p.marker))
 	}
 	return p, nil
 }

@@ -204,8 +204,13 @@ func (m member) endpoint(port int) *datastore.Endpoint {
 	return &datastore.Endpoint{GuestID: m.guest.ID, Address: m.guest.Address, Port: port}
 }
 
-// seal gives the group's secrets, sealed to the agent. kind says which password is the tenant's.
+// seal gives the group's secrets, sealed to the agent. kind says which password is the tenant's, or that the users are the
+// pending ones.
 func (m *Manager) seal(ctx context.Context, s *subject, kind string) (guest.Sealed, error) {
+	users := control.SecretUsers
+	if kind == control.SecretPendingUsers {
+		kind, users = control.SecretPassword, kind
+	}
 	password, err := m.Store.RevealSecret(ctx, s.group.ID, kind)
 	if err != nil {
 		return nil, err
@@ -214,9 +219,17 @@ func (m *Manager) seal(ctx context.Context, s *subject, kind string) (guest.Seal
 	if err != nil {
 		return nil, err
 	}
-	return guest.SealSecrets(s.guest.PublicKey, map[string]string{
-		datastore.SecretPassword: string(password), datastore.SecretReplication: string(replication),
-	})
+	secrets := map[string]string{datastore.SecretPassword: string(password), datastore.SecretReplication: string(replication)}
+	accounts, err := m.Store.RevealSecret(ctx, s.group.ID, users)
+	switch {
+	case err == nil:
+		secrets[datastore.SecretUsers] = string(accounts)
+	case dbaas.ErrorCode(err) != dbaas.NotFound:
+		return nil, err
+	case users == control.SecretUsers: // never made any, or a failed attempt at the first
+		secrets[datastore.SecretUsers] = "[]"
+	}
+	return guest.SealSecrets(s.guest.PublicKey, secrets)
 }
 
 // awaitAgent waits until the agent answers.

@@ -78,6 +78,7 @@ func (m *Manager) Workflows() []engine.Workflow {
 		m.resizeFlavor(),
 		m.configureInstance(),
 		m.setPassword(),
+		m.setUsers(),
 		m.updateAccess(),
 	}
 }

@@ -47,6 +47,7 @@ func trials() map[string]trial {
 		"resize_flavor":      resizeFlavorTrial(),
 		"configure_instance": configureTrial(),
 		"set_password":       passwordTrial(),
+		"set_users":          usersTrial(),
 		"update_access":      accessTrial(),
 	}
 }

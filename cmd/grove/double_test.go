@@ -24,6 +24,7 @@ type double struct {
 	operations []*wire.Operation
 	answers    map[string][]byte // by idempotency key: to repeat
 	roots      map[string]bool
+	users      []wire.User
 
 	// Failure switches, set by names of instances that are created: see create.
 	dropped map[string]bool // connections cut after the work was done, once per key
@@ -151,7 +152,7 @@ func (d *double) route(w http.ResponseWriter, r *http.Request, path []string) {
 func pattern(path []string) string {
 	p := slices.Clone(path)
 	words := []string{"datastores", "versions", "parameters", "flavors", "instances", "limits", "mgmt", "quotas",
-		"configurations", "operations", "events", "action", "root", "credentials", "configuration"}
+		"configurations", "operations", "events", "action", "root", "users", "databases", "credentials", "configuration"}
 	for i := range p {
 		if !slices.Contains(words, p[i]) {
 			p[i] = "*"
@@ -294,6 +295,8 @@ func (d *double) instance(w http.ResponseWriter, r *http.Request, i *wire.Instan
 		var body wire.InstanceConfiguration
 		body.Instance.Configuration = map[string]any{"maxmemory": 402653184, "appendonly": true, "save": "900 1"}
 		d.answer(w, body)
+	case "GET users", "POST users", "GET users/*", "PUT users/*", "DELETE users/*", "PUT users/*/databases", "DELETE users/*/databases/*":
+		d.user(w, r, i, strings.Split(strings.TrimPrefix(r.URL.Path, "/v1.0/"), "/")[3:])
 	case "GET root":
 		d.answer(w, wire.RootEnabled{RootEnabled: d.roots[i.ID]})
 	case "POST root":
@@ -312,6 +315,49 @@ func (d *double) instance(w http.ResponseWriter, r *http.Request, i *wire.Instan
 	default:
 		d.fault(w, 404, "itemNotFound", "There is no such route.")
 	}
+}
+
+// user answers what is asked about the users of any instance; path begins with "users".
+func (d *double) user(w http.ResponseWriter, r *http.Request, i *wire.Instance, path []string) {
+	if len(path) == 1 && r.Method == http.MethodGet {
+		d.answer(w, wire.UserList{Users: d.users})
+		return
+	}
+	if len(path) == 1 {
+		var body wire.UsersRequest
+		read(r, &body)
+		for _, u := range body.Users {
+			d.users = append(d.users, wire.User{Name: u.Name, Host: "%", Databases: append([]wire.Grant{}, u.Databases...)})
+		}
+		d.accept(w, d.enqueue("set_users", i))
+		return
+	}
+	at := slices.IndexFunc(d.users, func(u wire.User) bool { return u.Name == path[1] })
+	if at < 0 {
+		d.fault(w, 404, "itemNotFound", "User "+path[1]+" not found.")
+		return
+	}
+	u := &d.users[at]
+	switch r.Method + fmt.Sprint(len(path)) {
+	case "GET2":
+		d.answer(w, wire.UserEnvelope{User: *u})
+		return
+	case "PUT2":
+		var body wire.UserUpdateRequest
+		read(r, &body)
+		if body.User.Name != nil {
+			u.Name = *body.User.Name
+		}
+	case "DELETE2":
+		d.users = slices.Delete(d.users, at, at+1)
+	case "PUT3":
+		var body wire.GrantList
+		read(r, &body)
+		u.Databases = append(u.Databases, body.Databases...)
+	case "DELETE4":
+		u.Databases = slices.DeleteFunc(u.Databases, func(g wire.Grant) bool { return g.Name == path[3] })
+	}
+	d.accept(w, d.enqueue("set_users", i))
 }
 
 func (d *double) put(w http.ResponseWriter, i *wire.Instance, p *wire.PutInstance) {

@@ -26,10 +26,7 @@ The password is generated, unless one is given: on standard input with --passwor
 --password-prompt, or in the environment variable ` + passwordVariable + `. It is never an argument.`,
 		ValidArgsFunction: a.completion(instances(), 0),
 	}
-	var from passwordSource
-	cmd.Flags().BoolVar(&from.stdin, "password-stdin", false, "read the password from standard input")
-	cmd.Flags().BoolVar(&from.prompt, "password-prompt", false, "ask for the password")
-	cmd.MarkFlagsMutuallyExclusive("password-stdin", "password-prompt")
+	from := passwordFlags(cmd)
 	w := a.waitFlags(cmd)
 	a.keyFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -37,7 +34,7 @@ The password is generated, unless one is given: on standard input with --passwor
 		if err != nil {
 			return err
 		}
-		password, err := a.password(cmd.Context(), from)
+		password, err := a.password(cmd.Context(), *from)
 		if err != nil {
 			return err
 		}

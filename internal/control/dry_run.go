@@ -53,7 +53,7 @@ func (s *Service) plan(c Caller, ch change) {
 		return
 	}
 	p, workflow := c.DryRun, s.Workflows[ch.kind]
-	p.Resources = append(p.Resources, ch.resource().id)
+	p.Resources = append(append(p.Resources, ch.resource().id), ch.lock...)
 	if ch.moves != nil {
 		p.Moves = ch.moves
 	}
@@ -87,6 +87,8 @@ func effects(kind string, w Workflow) []string {
 		said = append(said, "The database goes on serving, save on a machine that can grow only a volume that is not in use.")
 	case "configure_instance":
 		said = append(said, "Values that need a restart wait for one (status RESTART_REQUIRED).")
+	case "set_users":
+		said = append(said, "Who may do less than before is cut off or refused at once; all others notice nothing.")
 	case "set_password":
 		said = append(said, "New connections need the new password.")
 	}

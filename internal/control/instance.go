@@ -278,6 +278,8 @@ const (
 	SecretPassword        = "password"         // of a group: the tenant's account, the same on every member
 	SecretReplication     = "replication"      // of a group: the account by which its members reach each other
 	SecretPendingPassword = "pending-password" // of a group: what an operation is setting
+	SecretUsers           = "users"            // of a group: its tenants' further accounts, as datastore.SecretUsers
+	SecretPendingUsers    = "pending-users"    // of a group: what an operation is making of them
 	SecretRPCKey          = "rpc-key"          // of a guest: signs its messages
 	SecretBrokerPassword  = "broker-password"  // of a guest: its login at the broker
 	secretValuePrefix     = "value:"           // of a configuration group: a secret parameter

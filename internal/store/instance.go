@@ -171,6 +171,7 @@ func (tx *Tx) DeleteInstance(id string) error {
 		tx.db.Model(&dbaas.Instance{}).Where("id = ?", id).UpdateColumns(gone).Error,
 		tx.db.Exec(deleteEmptyGroup, tx.Now(), i.GroupID, i.GroupID).Error,
 		tx.db.Where(in("owner_id", owners)).Delete(&dbaas.Secret{}).Error,
+		tx.db.Where(in("group_id", owners)).Delete(&dbaas.User{}).Error,
 		tx.db.Where(in("guest_id", owners)).Delete(&dbaas.Heartbeat{}).Error,
 	))
 }

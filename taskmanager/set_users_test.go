@@ -1,0 +1,62 @@
+package taskmanager_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+)
+
+// usersTrial makes one account after another.
+func usersTrial() trial {
+	var want string
+	return trial{
+		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+			all, _, err := h.control.Users(ctx, tester, in, 0, "")
+			must(t, err)
+			want = fmt.Sprintf("user-%03d", len(all))
+			return mustID(t)(h.control.CreateUsers(ctx, tester, in, []control.NewUser{{Name: want, Password: "wonderland1", Grants: []string{"app:*"}}}))
+		},
+		check: func(t *testing.T, h *house, v *dbaas.InstanceView) {
+			u, err := h.control.User(t.Context(), tester, v.ID, want)
+			must(t, err)
+			if strings.Join(u.Grants, " ") != "app:*" {
+				t.Errorf("the user's grants are %v", u.Grants)
+			}
+			h.requireServing(t, v)
+		},
+	}
+}
+
+// TestFailedUsersAreForgotten: what could not be set everywhere is as if it had never been asked for.
+func TestFailedUsersAreForgotten(t *testing.T) {
+	h := openHouse(t, "", t.TempDir())
+	in := h.createActive(t)
+	h.succeed(t, func() (string, error) {
+		return h.control.CreateUsers(t.Context(), tester, in, []control.NewUser{{Name: "writer", Password: "wonderland1", Grants: []string{"app:*"}}})
+	})
+	v := h.during(t, "applyUsers", nil, func() (string, error) {
+		return h.control.UpdateUser(t.Context(), tester, in, "writer", control.UpdateUser{Name: ref("renamed")})
+	})
+	users, _, err := h.control.Users(t.Context(), tester, in, 0, "")
+	must(t, err)
+	if len(users) != 1 || users[0].Name != "writer" || v.Fault == nil || v.Status() != dbaas.StatusActive {
+		t.Errorf("after a failed change the users are %+v, the instance is %s with %v", users, v.Status(), v.Fault)
+	}
+}
+
+func ref[T any](v T) *T { return &v }
+
+// TestStopThatFailsStartsAgain: a stop that is called off leaves a running database.
+func TestStopThatFailsStartsAgain(t *testing.T) {
+	h := openHouse(t, "", t.TempDir())
+	in := h.createActive(t)
+	v := h.during(t, "awaitStopped", nil, func() (string, error) { return h.control.StopInstance(t.Context(), tester, in) })
+	if v.Stopped || v.Status() != dbaas.StatusActive {
+		t.Errorf("the instance is %s (stopped: %t)", v.Status(), v.Stopped)
+	}
+	h.requireServing(t, v)
+}
