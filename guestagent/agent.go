@@ -105,19 +105,12 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // Close lets go of the transport and of the database's processes, which go on.
 func (a *Agent) Close() error {
-	letGo(a.Host)
+	a.Host.Close()
 	var err error
 	if driver, ok := a.driver.(io.Closer); ok {
 		err = driver.Close()
 	}
 	return errors.Join(err, a.Transport.Close())
-}
-
-// letGo ends the watching of a machine's processes, which go on.
-func letGo(h *host.Host) {
-	if units, ok := h.Units.(interface{ Close() }); ok {
-		units.Close()
-	}
 }
 
 // resume starts the database after the agent's own start, unless it runs already or is to stay stopped. What fails is

@@ -18,7 +18,7 @@ import (
 
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/datastore/all"
-	"github.com/grove-dbaas/grove/guestagent"
+	"github.com/grove-dbaas/grove/guestagent/embedded"
 	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/cloud/local"
@@ -105,7 +105,7 @@ func (h *house) openCloud(t *testing.T) {
 	var err error
 	h.local, err = local.Open(t.Context(), local.Config{
 		Dir: h.dir, Region: "RegionOne", Volumes: local.VolumesDirectory, Logger: logger(t),
-		Launcher: guestagent.Embedded{
+		Launcher: embedded.Launcher{
 			Datastores: counted, Logger: logger(t),
 			Transport: func(_ context.Context, b guest.Bootstrap) (rpc.Transport, error) {
 				return h.bus.Guest(b.GuestID, b.Queue), nil

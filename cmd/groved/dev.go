@@ -16,7 +16,7 @@ import (
 
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/datastore/all"
-	"github.com/grove-dbaas/grove/guestagent"
+	"github.com/grove-dbaas/grove/guestagent/embedded"
 	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/cloud/local"
 	"github.com/grove-dbaas/grove/internal/config"
@@ -178,7 +178,7 @@ func (h *house) launcher() (local.Launcher, error) {
 		binary, err := agentBinary(h.config.Cloud.Local.AgentBinary)
 		return local.ProcessLauncher{Binary: binary, Logger: h.logger}, err
 	}
-	return guestagent.Embedded{Transport: h.guestTransport, Datastores: all.Datastores(), Logger: h.logger}, nil
+	return embedded.Launcher{Transport: h.guestTransport, Datastores: all.Datastores(), Logger: h.logger}, nil
 }
 
 // guestTransport connects an embedded agent as the guest that it is.

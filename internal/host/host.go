@@ -50,6 +50,13 @@ type Spec struct {
 	Path []string `json:"path,omitempty"`
 }
 
+// Close ends the watching of the machine's processes, which go on.
+func (h *Host) Close() {
+	if units, ok := h.Units.(interface{ Close() }); ok {
+		units.Close()
+	}
+}
+
 // SpecEnv is the environment variable that names the file with an agent's Spec.
 const SpecEnv = "GROVE_HOST"
 

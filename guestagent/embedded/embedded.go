@@ -1,4 +1,5 @@
-package guestagent
+// Package embedded runs the agents of the local cloud inside the control plane's process.
+package embedded
 
 import (
 	"context"
@@ -8,15 +9,16 @@ import (
 	"log/slog"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/guestagent"
 	"github.com/grove-dbaas/grove/internal/cloud/local"
 	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/internal/host"
 	"github.com/grove-dbaas/grove/internal/rpc"
 )
 
-// Embedded launches the local cloud's agents inside this process. The databases are processes of their own either way,
+// Launcher launches the local cloud's agents inside this process. The databases are processes of their own either way,
 // and go on when this one dies.
-type Embedded struct {
+type Launcher struct {
 	// Transport connects an agent as the guest that it is.
 	Transport  func(ctx context.Context, b guest.Bootstrap) (rpc.Transport, error)
 	Datastores []datastore.Datastore
@@ -24,38 +26,38 @@ type Embedded struct {
 	Logger     *slog.Logger
 }
 
-var _ local.Launcher = Embedded{}
+var _ local.Launcher = Launcher{}
 
 // Launch implements [local.Launcher].
-func (e Embedded) Launch(ctx context.Context, m local.Machine) (local.Agent, error) {
+func (l Launcher) Launch(ctx context.Context, m local.Machine) (local.Agent, error) {
 	var b guest.Bootstrap
 	if err := json.Unmarshal(m.Bootstrap, &b); err != nil {
 		return nil, fmt.Errorf("read the bootstrap of guest %s: %w", m.GuestID, err)
 	}
-	logger := e.Logger.With("guest", b.GuestID)
+	logger := l.Logger.With("guest", b.GuestID)
 	machine, err := m.Host.Open(logger)
 	if err != nil {
 		return nil, err
 	}
-	transport, err := e.Transport(ctx, b)
+	transport, err := l.Transport(ctx, b)
 	if err != nil {
-		letGo(machine)
+		machine.Close()
 		return nil, err
 	}
-	agent, err := newAgent(e, b, machine, transport, logger)
+	agent, err := newAgent(l, b, machine, transport, logger)
 	if err != nil {
-		letGo(machine)
+		machine.Close()
 		return nil, errors.Join(err, transport.Close())
 	}
 	return begin(agent), nil
 }
 
-func newAgent(e Embedded, b guest.Bootstrap, machine *host.Host, transport rpc.Transport, logger *slog.Logger) (*Agent, error) {
-	d, err := datastoreNamed(e.Datastores, b.Datastore)
+func newAgent(l Launcher, b guest.Bootstrap, machine *host.Host, transport rpc.Transport, logger *slog.Logger) (*guestagent.Agent, error) {
+	d, err := datastoreNamed(l.Datastores, b.Datastore)
 	if err != nil {
 		return nil, err
 	}
-	return New(Config{Bootstrap: b, Host: machine, Datastore: d, Transport: transport, Version: e.Version, Logger: logger})
+	return guestagent.New(guestagent.Config{Bootstrap: b, Host: machine, Datastore: d, Transport: transport, Version: l.Version, Logger: logger})
 }
 
 func datastoreNamed(list []datastore.Datastore, name string) (datastore.Datastore, error) {
@@ -67,16 +69,16 @@ func datastoreNamed(list []datastore.Datastore, name string) (datastore.Datastor
 	return nil, fmt.Errorf("this agent does not drive the datastore %q", name)
 }
 
-// embedded is an agent at work in a goroutine.
-type embedded struct {
-	agent  *Agent
+// running is an agent at work in a goroutine.
+type running struct {
+	agent  *guestagent.Agent
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-func begin(a *Agent) *embedded {
+func begin(a *guestagent.Agent) *running {
 	ctx, cancel := context.WithCancel(context.Background())
-	e := &embedded{agent: a, cancel: cancel, done: make(chan struct{})}
+	e := &running{agent: a, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(e.done)
 		if err := a.Run(ctx); err != nil {
@@ -90,7 +92,7 @@ func begin(a *Agent) *embedded {
 }
 
 // Stop ends the agent and returns when it is gone; its database goes on.
-func (e *embedded) Stop(ctx context.Context) error {
+func (e *running) Stop(ctx context.Context) error {
 	e.cancel()
 	select {
 	case <-e.done:
@@ -101,10 +103,10 @@ func (e *embedded) Stop(ctx context.Context) error {
 }
 
 // Kill ends the agent without waiting.
-func (e *embedded) Kill() error {
+func (e *running) Kill() error {
 	e.cancel()
 	return nil
 }
 
 // Done is closed when the agent has ended.
-func (e *embedded) Done() <-chan struct{} { return e.done }
+func (e *running) Done() <-chan struct{} { return e.done }
