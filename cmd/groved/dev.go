@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/grove-dbaas/grove/datastore"
@@ -26,6 +27,7 @@ import (
 	"github.com/grove-dbaas/grove/internal/lifecycle"
 	"github.com/grove-dbaas/grove/internal/rpc"
 	"github.com/grove-dbaas/grove/internal/rpc/amqp"
+	"github.com/grove-dbaas/grove/internal/rpc/inproc"
 	"github.com/grove-dbaas/grove/internal/secret"
 )
 
@@ -81,6 +83,9 @@ func runDev(ctx context.Context, c config.Config, stdout io.Writer) error {
 	provider, err := h.openLocalCloud(ctx)
 	if err != nil {
 		return errors.Join(err, h.transport.Close(), h.store.Close())
+	}
+	if h.bus != nil && c.Cloud.Local.NetworkMode == "namespaces" {
+		h.bus.SetFaults(h.cutOff(provider))
 	}
 	manager, err := h.taskmanager(provider)
 	if err != nil {
@@ -184,9 +189,22 @@ func (h *house) launcher() (local.Launcher, error) {
 // guestTransport connects an embedded agent as the guest that it is.
 func (h *house) guestTransport(ctx context.Context, b guest.Bootstrap) (rpc.Transport, error) {
 	if h.bus != nil {
+		h.guests.Store(rpc.GuestTopic(b.Queue), b.GuestID)
 		return h.bus.Guest(b.GuestID, b.Queue), nil
 	}
 	return amqp.Dial(ctx, amqp.Config{URL: b.RPCURL, Role: amqp.RoleGuest, GuestID: b.GuestID, Queue: b.Queue, Logger: h.logger})
+}
+
+// cutOff makes the messages inside this process obey the servers' networks: who is cut off reaches no control plane, and
+// is not reached.
+func (h *house) cutOff(c *local.Cloud) inproc.FaultFunc {
+	return func(m *rpc.Envelope) inproc.Faults {
+		if guest, ok := h.guests.Load(m.Topic); ok {
+			return inproc.Faults{Drop: c.CutOff(guest.(string))}
+		}
+		_, err := uuid.Parse(m.Sender)
+		return inproc.Faults{Refuse: err == nil && c.CutOff(m.Sender)}
+	}
 }
 
 // agentBinary finds grove-agent beside this program, unless one is named.

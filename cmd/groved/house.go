@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/google/uuid"
 
@@ -40,6 +41,7 @@ type house struct {
 	keyring   *secret.Keyring
 	store     *store.Store
 	bus       *inproc.Bus // nil with a broker
+	guests    sync.Map    // guest ids by the topics of their agents in this process
 	transport rpc.Transport
 	accounts  rpc.Accounts
 	node      string

@@ -163,6 +163,7 @@ func TestAddressLeads(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.leadsNowhere(t)
+	s.echo[1].l.Close()
 	s.point(t, 0, 3)
 	s.echo[0].l.Close()
 	s.leadsNowhere(t)
@@ -449,5 +450,27 @@ func BenchmarkAddress(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestClientsWait: who connects while the target is down hears from the one that replaces it.
+func TestClientsWait(t *testing.T) {
+	s := newScene(t, openCloud(t, Config{}))
+	s.point(t, 0, 1)
+	s.echo[0].l.Close()
+	answered := make(chan string, 1)
+	conn, err := net.Dial("tcp4", net.JoinHostPort(s.address.Address, strconv.Itoa(testPort)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	go func() {
+		b := make([]byte, 1)
+		_, _ = io.ReadFull(conn, b)
+		answered <- string(b)
+	}()
+	s.point(t, 1, 2)
+	if who := <-answered; who != "1" {
+		t.Fatalf("target %q answered who waited", who)
 	}
 }

@@ -80,8 +80,30 @@ func (fr *front) close() {
 	fr.point("")
 }
 
-// connectTimeout is how long a client waits for a target that does not answer.
-const connectTimeout = 5 * time.Second
+// connectTimeout is how long a client waits for a target that does not answer, or is just being started.
+const connectTimeout = 3 * time.Second
+
+// connect connects to a target. One that refuses is asked again: who comes while a database restarts, or is about to be
+// replaced by another, hears nothing of it when that is soon over.
+func connect(ctx context.Context, address string) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	var d net.Dialer
+	for delay := 10 * time.Millisecond; ; delay = min(2*delay, 200*time.Millisecond) {
+		c, err := d.DialContext(ctx, "tcp4", address)
+		if err == nil {
+			return c.(*net.TCPConn), nil
+		}
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(delay):
+		}
+	}
+}
 
 // serve connects a client to the target. Where the address comes to lead elsewhere meanwhile, it tries again there.
 func (fr *front) serve(client *net.TCPConn, port int) {
@@ -93,8 +115,7 @@ func (fr *front) serve(client *net.TCPConn, port int) {
 			abort(client)
 			return
 		}
-		d := net.Dialer{Timeout: connectTimeout}
-		server, err := d.DialContext(leads, "tcp4", net.JoinHostPort(target, strconv.Itoa(port)))
+		server, err := connect(leads, net.JoinHostPort(target, strconv.Itoa(port)))
 		if err != nil && leads.Err() == nil {
 			abort(client)
 			return
@@ -102,7 +123,7 @@ func (fr *front) serve(client *net.TCPConn, port int) {
 		if err != nil {
 			continue
 		}
-		l := &relay{client: client, server: server.(*net.TCPConn), ended: make(chan struct{})}
+		l := &relay{client: client, server: server, ended: make(chan struct{})}
 		if !fr.admit(l, leads) {
 			abort(l.server)
 			continue

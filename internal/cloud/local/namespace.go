@@ -274,6 +274,27 @@ func (c *Cloud) Rejoin(ctx context.Context, serverID string) error {
 	return c.setIsolated(ctx, serverID, false)
 }
 
+// CutOff tells whether a guest is off the network of its cloud, by Isolate or by whoever took its cable down. The messages
+// of an agent inside this process know no network; who carries them can ask.
+func (c *Cloud) CutOff(guestID string) bool {
+	return c.bridge != nil && !c.bridge.plugged(guestID)
+}
+
+// plugged tells whether a guest's cable is there and up.
+func (b *bridge) plugged(guestID string) bool {
+	name, err := unix.NewIfreq(b.cable(guestID))
+	if err != nil {
+		return false
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return true // not known
+	}
+	defer func() { _ = unix.Close(fd) }()
+	err = unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, name)
+	return err == nil && name.Uint16()&unix.IFF_UP != 0
+}
+
 func (c *Cloud) setIsolated(ctx context.Context, serverID string, isolated bool) error {
 	if c.bridge == nil {
 		return dbaas.Errorf(dbaas.BadRequest, "Only servers in network namespaces can be cut off: run groved with --network namespaces.")

@@ -89,6 +89,9 @@ func TestServerInANamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the server is cut off", silent)
+	if !c.CutOff("guest") {
+		t.Fatal("a server that is cut off does not count as that")
+	}
 	if err := c.RebootServer(t.Context(), g.server); err != nil {
 		t.Fatal(err)
 	}
@@ -100,6 +103,9 @@ func TestServerInANamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the server has joined again", answers)
+	if c.CutOff("guest") {
+		t.Fatal("a server that has joined counts as cut off")
+	}
 
 	closeCloud(t, c, true)
 	if !greets(g.address) {
