@@ -149,6 +149,7 @@ func Run(t *testing.T, f Fixture) {
 	t.Run("unmounted", s.testUnmounted)
 	t.Run("foreign volume", s.testForeignVolume)
 	t.Run("adopted", s.testAdopted)
+	t.Run("replica", s.testReplica)
 }
 
 func (s suite) testManifest(t *testing.T) {

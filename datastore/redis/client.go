@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -125,8 +126,21 @@ func (c *client) configSet(ctx context.Context, values settings) error {
 	return c.Do(ctx, args...).Err()
 }
 
-// setAccounts makes the live accounts as defined. Connections that are open stay.
+// setAccounts makes the live accounts as defined. Connections that are open stay, but for those of accounts that are no
+// more.
 func (c *client) setAccounts(ctx context.Context, list []account) error {
+	live, err := c.Do(ctx, "acl", "users").StringSlice()
+	if err != nil {
+		return fmt.Errorf("list the accounts: %w", err)
+	}
+	for _, name := range live {
+		if slices.ContainsFunc(list, func(a account) bool { return a.name == name }) {
+			continue
+		}
+		if err := c.Do(ctx, "acl", "deluser", name).Err(); err != nil {
+			return fmt.Errorf("delete the account %s: %w", name, err)
+		}
+	}
 	for _, a := range list {
 		args := []any{"acl", "setuser", a.name}
 		for _, word := range a.definition() {

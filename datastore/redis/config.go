@@ -100,14 +100,19 @@ func (d directive) render(b *strings.Builder) {
 	b.WriteString(d.name)
 	b.WriteByte(' ')
 	switch {
-	case d.name == outputLimits || d.name == "oom-score-adj-values" || d.name == "latency-tracking-info-percentiles" && d.value != "":
-		b.WriteString(d.value) // several words
+	case d.value != "" && slices.Contains(severalWords(), d.name):
+		b.WriteString(d.value)
 	case d.value == "" || strings.ContainsAny(d.value, " \t\"'\\#"):
 		b.WriteString(quote(d.value))
 	default:
 		b.WriteString(d.value)
 	}
 	b.WriteByte('\n')
+}
+
+// severalWords lists the directives whose value is several words to the server, and not one with spaces in it.
+func severalWords() []string {
+	return []string{outputLimits, "oom-score-adj-values", "latency-tracking-info-percentiles", "replicaof", "save"}
 }
 
 // quote writes a word as the server reads it between double quotes.

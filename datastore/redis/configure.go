@@ -21,14 +21,13 @@ func (g *Guest) Configure(ctx context.Context, d datastore.Desired) (datastore.A
 	if d.Version != old.Desired.Version {
 		return datastore.Applied{}, dbaas.Errorf(dbaas.BadRequest, "The database is of version %s; configuring does not make it %s.", old.Desired.Version, d.Version)
 	}
-	p, err := newPlan(d)
+	p, err := g.plan(d)
 	if err != nil {
 		return datastore.Applied{}, err
 	}
 	next := *old
-	next.Desired = d
-	if password := d.Secrets["password"]; password != "" {
-		next.PasswordHash = hashPassword(password)
+	if err := next.adopt(d); err != nil {
+		return datastore.Applied{}, err
 	}
 	if s := d.Secrets[datastore.SecretReplication]; s != "" {
 		next.ReplicationSecret = s
@@ -38,6 +37,9 @@ func (g *Guest) Configure(ctx context.Context, d datastore.Desired) (datastore.A
 		return datastore.Applied{}, err
 	}
 	if !state.Running {
+		if err := g.requireCopy(old, &next, nil); err != nil {
+			return datastore.Applied{}, err
+		}
 		return datastore.Applied{}, g.write(&next)
 	}
 	return g.configureLive(ctx, old, &next, p)
@@ -46,6 +48,13 @@ func (g *Guest) Configure(ctx context.Context, d datastore.Desired) (datastore.A
 func (g *Guest) configureLive(ctx context.Context, old, next *record, p plan) (applied datastore.Applied, err error) {
 	c, err := g.awaitAnswer(ctx, old) // perhaps it was only just started
 	if err != nil {
+		return applied, err
+	}
+	i, err := c.info(ctx)
+	if err != nil {
+		return applied, err
+	}
+	if err := g.requireCopy(old, next, i); err != nil {
 		return applied, err
 	}
 	running, err := c.configGet(ctx, "*")
@@ -70,6 +79,7 @@ func (g *Guest) configureLive(ctx context.Context, old, next *record, p plan) (a
 			return applied, err
 		}
 	}
+	_, _ = g.open(ctx, next, c) // what it still waits for, Status goes on with
 	applied.RestartRequired = restart
 	applied.Effective, err = readBack(ctx, c, p.version, live)
 	return applied, err
@@ -84,19 +94,30 @@ func (s settings) only(others settings) settings {
 	return some
 }
 
-// settle makes accounts and files follow what the server has taken.
+// settle makes accounts, files and the role follow what the server has taken. The role comes last: a restart in between
+// comes up in the new one.
 func (g *Guest) settle(ctx context.Context, c *client, old, next *record) error {
-	if next.PasswordHash != old.PasswordHash || next.ReplicationSecret != old.ReplicationSecret {
+	if !slices.Equal(next.accounts(), old.accounts()) {
 		if err := c.setAccounts(ctx, next.accounts()); err != nil {
 			return err
 		}
 	}
-	if next.ReplicationSecret != old.ReplicationSecret { // links that are up stay up
-		if err := c.configSet(ctx, settings{"masteruser": replicationUser, "masterauth": next.ReplicationSecret}); err != nil {
+	rotated := next.ReplicationSecret != old.ReplicationSecret
+	if rotated {
+		if err := c.configSet(ctx, next.login()); err != nil {
 			return err
 		}
 	}
-	return g.write(next)
+	if err := g.write(next); err != nil {
+		return err
+	}
+	if err := c.takeRole(ctx, next); err != nil {
+		return err
+	}
+	if rotated && !next.Desired.Cluster { // where anybody may be anybody's master, all are told first
+		return c.renewLink(ctx)
+	}
+	return nil
 }
 
 // putBack undoes what was done when the rest could not be.
@@ -107,7 +128,13 @@ func (g *Guest) putBack(ctx context.Context, c *client, old *record, before sett
 	if err := c.setAccounts(ctx, old.accounts()); err != nil {
 		return err
 	}
-	return g.write(old)
+	if err := c.configSet(ctx, old.login()); err != nil {
+		return err
+	}
+	if err := g.write(old); err != nil {
+		return err
+	}
+	return c.takeRole(ctx, old)
 }
 
 // limitMemory gives the running unit another limit.

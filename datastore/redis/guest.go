@@ -49,9 +49,40 @@ type record struct {
 	Desired      datastore.Desired `json:"desired"` // without secrets
 	PasswordHash string            `json:"password_hash"`
 	AgentSecret  string            `json:"agent_secret"`
-	// ReplicationSecret is by what members of a group reach each other; a server must know it in clear.
-	ReplicationSecret string `json:"replication_secret,omitempty"`
-	Volume            string `json:"volume"` // id in its mark
+	Volume       string            `json:"volume"` // id in its mark
+	// ReplicationSecret is by what the members of a group reach each other; a server must know it in clear. The hash of the
+	// one before stays valid until the new one has come to everybody.
+	ReplicationSecret string                  `json:"replication_secret,omitempty"`
+	FormerReplication string                  `json:"former_replication,omitempty"`
+	Users             []datastore.UserAccount `json:"users,omitempty"`
+	// Yielding is to whom a handover is on its way, whose end is not known yet.
+	Yielding *datastore.Endpoint `json:"yielding,omitempty"`
+}
+
+// adopt takes over what a Desired says; secrets that it does not carry stay.
+func (r *record) adopt(d datastore.Desired) error {
+	r.Desired, r.Yielding = d, nil
+	if password := d.Secrets[datastore.SecretPassword]; password != "" {
+		r.PasswordHash = hashPassword(password)
+	}
+	if s := d.Secrets[datastore.SecretReplication]; s != "" {
+		r.FormerReplication = "" // of one that comes again, everybody has it
+		if r.ReplicationSecret != "" && s != r.ReplicationSecret {
+			r.FormerReplication = hashPassword(r.ReplicationSecret)
+		}
+		r.ReplicationSecret = s
+	}
+	if list, ok := d.Secrets[datastore.SecretUsers]; ok {
+		users, err := readUsers(list)
+		if err != nil {
+			return err
+		}
+		r.Users = users
+	}
+	if d.Master != nil && r.ReplicationSecret == "" {
+		return dbaas.Errorf(dbaas.BadRequest, "A database does not follow another without the group's replication secret.")
+	}
+	return nil
 }
 
 // The files of the agent's directory.
@@ -104,7 +135,7 @@ func (g *Guest) write(r *record) error {
 
 // render writes the server's own files.
 func (g *Guest) render(r *record) error {
-	p, err := newPlan(r.Desired)
+	p, err := g.plan(r.Desired)
 	if err != nil {
 		return err
 	}
@@ -114,17 +145,9 @@ func (g *Guest) render(r *record) error {
 	return host.WriteFile(g.path(configFile), p.render(g.owned(r)), 0o600, nil)
 }
 
-func (r *record) accounts() []account {
-	list := accounts(r.PasswordHash, hashPassword(r.AgentSecret))
-	if r.ReplicationSecret != "" {
-		list = append(list, account{replicationUser, hashPassword(r.ReplicationSecret), replicationRules(r.Desired.Cluster)})
-	}
-	return list
-}
-
 // owned lists what nobody else may decide. The port is shut until the server has shown what it holds.
 func (g *Guest) owned(r *record) []directive {
-	owned := []directive{
+	return append([]directive{
 		{"port", "0"},
 		{"tls-port", "0"},
 		{"bind", r.Desired.Address},
@@ -144,18 +167,19 @@ func (g *Guest) owned(r *record) []directive {
 		{"supervised", "auto"},
 		{"logfile", ""},
 		{"always-show-logo", "no"},
-	}
-	if r.ReplicationSecret != "" {
-		owned = append(owned, directive{"masteruser", replicationUser}, directive{"masterauth", r.ReplicationSecret})
-	}
-	return append(owned, clusterDirectives(r)...)
+	}, append(r.roleDirectives(), clusterDirectives(r)...)...)
 }
 
 // Units implements [datastore.Guest].
 func (g *Guest) Units() []string { return []string{unit} }
 
 // Actions implements [datastore.Guest].
-func (g *Guest) Actions() map[string]datastore.Action { return g.clusterActions() }
+func (g *Guest) Actions() map[string]datastore.Action {
+	actions := g.clusterActions()
+	actions[datastore.ActionPosition] = g.positionAction
+	actions[datastore.ActionHandover] = g.handoverAction
+	return actions
+}
 
 // Prepare implements [datastore.Guest].
 func (g *Guest) Prepare(ctx context.Context, d datastore.Desired) error {
@@ -183,9 +207,12 @@ func (g *Guest) Prepare(ctx context.Context, d datastore.Desired) error {
 }
 
 func (g *Guest) newRecord(d datastore.Desired) (*record, error) {
-	password := d.Secrets["password"]
-	if password == "" {
+	if d.Secrets[datastore.SecretPassword] == "" {
 		return nil, dbaas.Errorf(dbaas.BadRequest, "A database is not prepared without a password.")
+	}
+	r := &record{AgentSecret: secret.GeneratePassword()}
+	if err := r.adopt(d); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(g.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the agent's directory: %w", err)
@@ -193,12 +220,9 @@ func (g *Guest) newRecord(d datastore.Desired) (*record, error) {
 	if _, err := newPlan(d); err != nil {
 		return nil, err
 	}
-	id, err := claimVolume(g.data, "")
-	if err != nil {
-		return nil, err
-	}
-	return &record{Desired: d, PasswordHash: hashPassword(password), AgentSecret: secret.GeneratePassword(), Volume: id,
-		ReplicationSecret: d.Secrets[datastore.SecretReplication]}, nil
+	var err error
+	r.Volume, err = claimVolume(g.data, "")
+	return r, err
 }
 
 func (g *Guest) requireMounted(ctx context.Context) error {

@@ -1,4 +1,4 @@
-// Package redis drives Redis and Valkey: standalone, with its data in an append-only file on the volume.
+// Package redis drives Redis and Valkey: alone, and as masters and replicas of each other.
 package redis
 
 import (
@@ -51,7 +51,7 @@ func manifest() *datastore.Manifest {
 		Parameters:     parameters(),
 		Defaults:       defaults,
 		Capabilities: datastore.Capabilities{
-			Root: true, Profiles: offeredProfiles(),
+			Root: true, Replication: true, Users: true, Profiles: offeredProfiles(),
 			Cluster: &datastore.ClusterShape{MinMasters: minMasters, MostMembers: mostMembers},
 		},
 	}

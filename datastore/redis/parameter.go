@@ -143,7 +143,7 @@ func rows() []row {
 		boolean("repl-disable-tcp-nodelay", tenant(false)),
 		enum("repl-diskless-load", words("disabled on-empty-db swapdb"), operator),
 		boolean("repl-diskless-sync", operator, template(true)),
-		integer("repl-diskless-sync-delay", 0, math.MaxInt32, operator),
+		integer("repl-diskless-sync-delay", 0, math.MaxInt32, operator, template(0)), // the standby waits, not for others
 		integer("repl-diskless-sync-max-replicas", 0, math.MaxInt32, operator),
 		integer("repl-ping-replica-period", 1, math.MaxInt32, operator, alias("repl-ping-slave-period")),
 		integer("repl-timeout", 1, math.MaxInt32, operator),

@@ -2,12 +2,19 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
+	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/host"
 )
 
@@ -35,4 +42,95 @@ func requireLocked(ctx context.Context, h *host.Host, address string) error {
 		return fmt.Errorf("the server lets strangers in: it answered %q", text)
 	}
 	return nil
+}
+
+// probeTimeout bounds a look at another member.
+const probeTimeout = time.Second
+
+// sighting is what a look at another member showed.
+type sighting struct {
+	datastore.PeerView
+	address string
+	follows string // address of its master
+	linked  bool   // and it is connected to it
+}
+
+// Probe implements [datastore.Replica]. A database that says that it cannot serve now is alive, with a cause.
+func (g *Guest) Probe(ctx context.Context, peer datastore.Endpoint) datastore.PeerView {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	r, err := g.require()
+	if err != nil {
+		return datastore.PeerView{GuestID: peer.GuestID, Cause: "not prepared"}
+	}
+	return g.ask(ctx, r, peer).PeerView
+}
+
+// askAll looks at several members at once.
+func (g *Guest) askAll(ctx context.Context, r *record, peers []datastore.Endpoint) []sighting {
+	seen := make([]sighting, len(peers))
+	var looks sync.WaitGroup
+	for n, peer := range peers {
+		looks.Go(func() { seen[n] = g.ask(ctx, r, peer) })
+	}
+	looks.Wait()
+	return seen
+}
+
+// ask looks at another member through its port, as its replicas see it.
+func (g *Guest) ask(ctx context.Context, r *record, peer datastore.Endpoint) sighting {
+	s := sighting{PeerView: datastore.PeerView{GuestID: peer.GuestID}, address: peer.Address}
+	c := redis.NewClient(&redis.Options{
+		Addr: net.JoinHostPort(peer.Address, strconv.Itoa(peer.Port)), Dialer: g.host.Dial,
+		Username: replicationUser, Password: r.ReplicationSecret, Protocol: 2, DisableIdentity: true,
+		PoolSize: 1, MaxRetries: -1, DialerRetries: 1, DialTimeout: probeTimeout, ReadTimeout: probeTimeout, ContextTimeoutEnabled: true,
+		ReadBufferSize: 1 << 10, WriteBufferSize: 1 << 10,
+	})
+	defer func() { _ = c.Close() }()
+	conn := c.Conn()
+	defer func() { _ = conn.Close() }()
+	err := conn.Ping(ctx).Err()
+	s.Alive, s.Cause = judge(err)
+	if !s.Alive {
+		return s
+	}
+	role, err := conn.Do(ctx, "role").Slice()
+	if err != nil || len(role) == 0 {
+		return s
+	}
+	switch role[0] {
+	case "master":
+		s.Role = datastore.RoleMaster
+	case "slave":
+		s.Role = datastore.RoleReplica
+		if len(role) >= 4 {
+			s.follows, _ = role[1].(string)
+			s.linked = role[3] == "connected"
+		}
+	}
+	return s
+}
+
+// judge tells what the answer to a PING, or its absence, says of a database.
+func judge(err error) (alive bool, cause string) {
+	var answer redis.Error
+	switch {
+	case err == nil, hasPrefix(err, "MASTERDOWN", "MISCONF"):
+		return true, ""
+	case hasPrefix(err, "LOADING"):
+		return true, "loading"
+	case hasPrefix(err, "BUSY"):
+		return true, "busy"
+	case hasPrefix(err, "ERR max number of clients"):
+		return true, "full"
+	case hasPrefix(err, "WRONGPASS", "NOAUTH", "NOPERM"):
+		return true, "login"
+	case errors.As(err, &answer):
+		return true, "error"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return false, "refused"
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return false, "timeout"
+	}
+	return false, "unreachable"
 }

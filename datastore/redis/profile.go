@@ -97,7 +97,7 @@ func (g *Guest) driftNow(ctx context.Context, r *record, c *client, i info) []db
 	if last.runID == i["run_id"] && uptime-last.at < driftEvery {
 		return last.found
 	}
-	p, err := newPlan(r.Desired)
+	p, err := g.plan(r.Desired)
 	if err != nil {
 		return last.found
 	}

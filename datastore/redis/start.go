@@ -199,8 +199,8 @@ func (g *Guest) openAfter(ctx context.Context, r *record, c *client, i info) (ca
 	if i["config_file"] != g.path(configFile) || running["dir"] != g.data {
 		return "", errors.New("the server at our socket is another: its configuration file or its directory is not ours")
 	}
-	if i["role"] != "master" && !r.Desired.Cluster {
-		return "", fmt.Errorf("a standalone server has the role %s", i["role"])
+	if cause, err := g.awaitRole(ctx, r, c, i); cause != "" || err != nil {
+		return cause, err
 	}
 	if running["appendonly"] != "yes" {
 		return causeConverting, c.configSet(ctx, settings{"appendonly": "yes"})

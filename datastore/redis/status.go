@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -81,7 +82,11 @@ func (g *Guest) look(ctx context.Context, r *record) datastore.Status {
 		}
 		s.Cause = cause
 	}
-	_ = g.heal(ctx, c, i) // the next look goes on with it
+	if s.Cause == "" && i["role"] == "slave" && i["master_sync_in_progress"] == "1" {
+		s.Cause = causeCopying
+	}
+	_ = g.heal(ctx, c, i)    // the next look goes on with it
+	_ = g.bind(ctx, r, c, i) // likewise
 	if s.Cause == "" && i["aof_last_write_status"] == "err" {
 		s.Cause = causeDisk
 	}
@@ -107,15 +112,16 @@ func whySilent(err error) string {
 
 // observation is what the control plane keeps of a database; it changes rarely.
 type observation struct {
-	Server  string        `json:"server"` // "redis" or "valkey"
-	Version string        `json:"version"`
-	Role    string        `json:"role"`
-	RunID   string        `json:"run_id"`
-	Drift   []dbaas.Drift `json:"drift,omitempty"`
+	Server      string                `json:"server"` // "redis" or "valkey"
+	Version     string                `json:"version"`
+	Role        string                `json:"role"`
+	RunID       string                `json:"run_id"`
+	Replication datastore.Replication `json:"replication"`
+	Drift       []dbaas.Drift         `json:"drift,omitempty"`
 }
 
 func observed(i info, drift []dbaas.Drift) json.RawMessage {
-	o := observation{Server: "redis", Version: i["redis_version"], Role: i["role"], RunID: i["run_id"], Drift: drift}
+	o := observation{Server: "redis", Version: i["redis_version"], Role: i["role"], RunID: i["run_id"], Replication: replication(i), Drift: drift}
 	if v := i["valkey_version"]; v != "" {
 		o.Server, o.Version = "valkey", v
 	}
@@ -133,7 +139,8 @@ func metricNames() []string {
 		"total_commands_processed instantaneous_ops_per_sec total_net_input_bytes total_net_output_bytes " +
 		"expired_keys evicted_keys evicted_clients keyspace_hits keyspace_misses total_error_replies latest_fork_usec " +
 		"aof_current_size aof_base_size aof_delayed_fsync aof_rewrite_in_progress loading_loaded_perc " +
-		"used_cpu_sys used_cpu_user connected_slaves master_repl_offset")
+		"used_cpu_sys used_cpu_user connected_slaves master_repl_offset slave_repl_offset master_last_io_seconds_ago " +
+		"master_link_down_since_seconds sync_full sync_partial_ok sync_partial_err repl_backlog_size")
 }
 
 func metrics(i info) map[string]float64 {
@@ -144,6 +151,10 @@ func metrics(i info) map[string]float64 {
 		}
 	}
 	m["keys"] = countKeys(i)
+	if lags, offsets := replicas(i); len(lags) > 0 {
+		m["replica_lag_seconds"] = float64(slices.Max(lags))
+		m["replica_lag_bytes"] = m["master_repl_offset"] - float64(slices.Min(offsets))
+	}
 	return m
 }
 
