@@ -65,9 +65,17 @@ left_loops() {
 	done
 }
 
+# left_bridges prints the bridges of local clouds with network namespaces: their alias is the cloud's directory.
+left_bridges() {
+	local alias
+	for alias in /sys/class/net/gvb*/ifalias; do
+		if grep -qsF "$tmp/" "$alias"; then cut -d/ -f5 <<<"$alias"; fi
+	done
+}
+
 # sweep tells what the run has left behind and removes it; it fails when there was anything.
 sweep() {
-	local pid mount loop pids mounts loops tries
+	local pid mount loop pids mounts loops bridge bridges namespace tries
 	for ((tries = 0; tries < 50; tries++)); do # what ends by itself may take a moment
 		pids=$(left_processes)
 		[ -z "$pids" ] && break
@@ -87,7 +95,15 @@ sweep() {
 		say "left behind: loop device $loop"
 		losetup -d "$loop" || true
 	done
-	[ -z "$pids$mounts$loops" ]
+	bridges=$(left_bridges)
+	for bridge in $bridges; do
+		say "left behind: bridge $bridge"
+		for namespace in /run/netns/"$bridge"-*; do
+			if [ -e "$namespace" ]; then ip netns delete "${namespace##*/}" || true; fi
+		done
+		ip link delete "$bridge" || true
+	done
+	[ -z "$pids$mounts$loops$bridges" ]
 }
 
 # free_port prints a port that nothing listens on at 127.0.0.1: the first of its arguments that is free, or another

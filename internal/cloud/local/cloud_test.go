@@ -70,7 +70,7 @@ func TestPowerCutAndStart(t *testing.T) {
 	each(t, func(t *testing.T, kind VolumeKind) {
 		c := openCloud(t, Config{Volumes: kind})
 		g := mustBuild(t, c, "guest")
-		if err := c.Crash(t.Context(), g.server); err != nil {
+		if err := c.PowerOffServer(t.Context(), g.server); err != nil {
 			t.Fatal(err)
 		}
 		g.await(t, c, cloud.ServerShutoff)
@@ -83,7 +83,7 @@ func TestPowerCutAndStart(t *testing.T) {
 		}
 		g.awaitServing(t)
 		g.await(t, c, cloud.ServerActive)
-		if err := c.Crash(t.Context(), "nosuch"); dbaas.ErrorCode(err) != dbaas.NotFound {
+		if err := c.PowerOffServer(t.Context(), "nosuch"); dbaas.ErrorCode(err) != dbaas.NotFound {
 			t.Fatal(err)
 		}
 	})

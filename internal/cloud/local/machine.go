@@ -354,9 +354,6 @@ func (c *Cloud) release(ctx context.Context, dir string) error {
 	return detachLoops(dir)
 }
 
-// Crash is PowerOffServer.
-func (c *Cloud) Crash(ctx context.Context, id string) error { return c.PowerOffServer(ctx, id) }
-
 // powerOff kills a server's agent and all else that runs in it.
 func (c *Cloud) powerOff(ctx context.Context, m *machine, s server) error {
 	if c.bridge != nil { // first, so that nobody hears it die

@@ -60,6 +60,7 @@ func openBridge(ctx context.Context, dir string) (*bridge, error) {
 			return nil, err
 		}
 	}
+	_ = os.WriteFile(filepath.Join("/sys/class/net", b.name, "ifalias"), []byte(dir), 0) // for people alone
 	return b, ip(ctx, "",
 		fmt.Sprintf("addr replace %s/%d dev %s", b.gateway(), prefixBits, b.name),
 		fmt.Sprintf("link set %s up", b.name))
