@@ -11,6 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/datastore/datastoretest"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/testbed"
 )
 
@@ -35,6 +37,7 @@ func fillValue(tag, i int) string { return strings.Repeat(fillKey(tag, i), 3) }
 // verify compares the digest of all keys with what was written, and looks for keys that are there twice.
 func (f *fleet) verify(c *redis.ClusterClient, tags, each int) {
 	f.t.Helper()
+	c.ReloadState(f.t.Context()) // who has left is not asked
 	missing := 0
 	want, got := fnv.New64a(), fnv.New64a()
 	for tag := range tags {
@@ -136,6 +139,7 @@ func (n *node) start(t testing.TB) {
 	if err := n.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	datastoretest.Await(t, n.Guest, dbaas.GuestHealthy)
 }
 
 // awaitSuccessor waits until another member of its shard is master.
