@@ -43,7 +43,7 @@ func upOn(t *testing.T, h *host.Host, version string) *trial {
 }
 
 // admin is the agent's own connection.
-func (g *trial) admin(t *testing.T) *client {
+func (g *trial) admin(t testing.TB) *client {
 	t.Helper()
 	r, err := g.require()
 	if err != nil {
