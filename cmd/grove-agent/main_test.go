@@ -90,9 +90,9 @@ func TestAgent(t *testing.T) {
 	d := datastoretest.Desired("7.0", h)
 	d.Secrets = nil
 	fence := guest.Fence{GroupEpoch: 1, OperationID: "op", LeaseEpoch: 1, CommandID: "prepare"}
-	if err := api.Prepare(ctx, guest.PrepareRequest{Fence: fence, Desired: d, Sealed: sealed}); err != nil {
-		t.Fatal(err)
-	}
+	testbed.Eventually(t, time.Minute, func() error { // our side may be connecting still
+		return api.Prepare(ctx, guest.PrepareRequest{Fence: fence, Desired: d, Sealed: sealed})
+	})
 	c.await(t, func(r *guest.StatusReport) bool { return r.Status.Status == dbaas.GuestHealthy })
 	for i := range 1000 {
 		if _, err := api.Status(ctx); err != nil {

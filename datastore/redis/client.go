@@ -56,8 +56,9 @@ func (g *Guest) ensureClient(agentSecret string) *client {
 	return g.client
 }
 
-// Close lets go of the connection; the server goes on.
+// Close lets go of the connections; the server goes on.
 func (g *Guest) Close() error {
+	g.lines.close()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.client == nil {

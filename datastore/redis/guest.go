@@ -30,6 +30,7 @@ type Guest struct {
 	door    sync.Mutex // held by whoever opens the port
 	healing sync.Mutex // held by whoever looks after failed writes
 	mover   mover
+	lines   lines
 	mu      sync.Mutex // guards the fields below
 	client  *client
 	drift   driftLook

@@ -59,7 +59,7 @@ type sighting struct {
 func (g *Guest) Probe(ctx context.Context, peer datastore.Endpoint) datastore.PeerView {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	r, err := g.require()
+	r, err := g.peek()
 	if err != nil {
 		return datastore.PeerView{GuestID: peer.GuestID, Cause: "not prepared"}
 	}
@@ -80,22 +80,14 @@ func (g *Guest) askAll(ctx context.Context, r *record, peers []datastore.Endpoin
 // ask looks at another member through its port, as its replicas see it.
 func (g *Guest) ask(ctx context.Context, r *record, peer datastore.Endpoint) sighting {
 	s := sighting{PeerView: datastore.PeerView{GuestID: peer.GuestID}, address: peer.Address}
-	c := redis.NewClient(&redis.Options{
-		Addr: net.JoinHostPort(peer.Address, strconv.Itoa(peer.Port)), Dialer: g.host.Dial,
-		Username: replicationUser, Password: r.ReplicationSecret, Protocol: 2, DisableIdentity: true,
-		PoolSize: 1, MaxRetries: -1, DialerRetries: 1, DialTimeout: probeTimeout, ReadTimeout: probeTimeout, ContextTimeoutEnabled: true,
-		ReadBufferSize: 1 << 10, WriteBufferSize: 1 << 10,
-	})
-	defer func() { _ = c.Close() }()
-	conn := c.Conn()
-	defer func() { _ = conn.Close() }()
-	err := conn.Ping(ctx).Err()
-	s.Alive, s.Cause = judge(err)
-	if !s.Alive {
-		return s
-	}
-	role, err := conn.Do(ctx, "role").Slice()
-	if err != nil || len(role) == 0 {
+	l := g.call(r, peer)
+	pipe := l.Pipeline()
+	ping, whole := pipe.Ping(ctx), pipe.Do(ctx, "role")
+	_, _ = pipe.Exec(ctx) // each tells for itself
+	s.Alive, s.Cause = judge(ping.Err())
+	role, err := whole.Slice()
+	g.hangUp(r, peer, l, s.Alive && err == nil)
+	if !s.Alive || err != nil || len(role) == 0 {
 		return s
 	}
 	switch role[0] {
