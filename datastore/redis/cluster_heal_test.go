@@ -93,7 +93,9 @@ func (f *fleet) interrupt() (from, to *node) {
 	return from, to
 }
 
-func (f *fleet) look() *survey { return look(f.t.Context(), f.wish, f.members(), viewArgs{Strays: true}) }
+func (f *fleet) look() *survey {
+	return look(f.t.Context(), f.wish, f.members(), viewArgs{Strays: true})
+}
 
 // halfMoved gives a slot that has keys at two members, -1 when there is none.
 func (s *survey) halfMoved() int {
