@@ -205,7 +205,7 @@ type Network interface {
 	EnsurePort(ctx context.Context, p PortSpec) (*Port, error)
 	DeletePort(ctx context.Context, id string) error
 	DeleteSecurityGroup(ctx context.Context, id string) error
-	// EnsureAddress makes an address; at first it leads nowhere.
+	// EnsureAddress makes an address, which leads nowhere at first, or sets its TCP ports anew.
 	EnsureAddress(ctx context.Context, a AddressSpec) (*Address, error)
 	// PointAddress makes an address lead to a port, "" to nowhere. When it returns new connections go there, and old ones
 	// to elsewhere are cut. An epoch below the highest seen is refused with dbaas.Conflict, so that whoever decided earlier

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"slices"
 
 	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/dbaas"
@@ -57,7 +58,12 @@ func (c *Cloud) ensureAddressRow(s cloud.AddressSpec) (id string, surplus []stri
 				return "", nil, err
 			}
 		}
-		return ids[0], ids[1:], nil
+		row := c.address.rows[ids[0]]
+		if slices.Equal(row.TCPPorts, s.TCPPorts) {
+			return ids[0], ids[1:], nil
+		}
+		row.TCPPorts = s.TCPPorts
+		return ids[0], ids[1:], c.address.put(ids[0], row)
 	}
 	network, a, err := c.chooseAddress(place{tag: s.OwnerID + "/" + s.Name + "/address", nic: s.Nic, ports: s.TCPPorts})
 	if err != nil {

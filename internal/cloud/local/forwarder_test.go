@@ -167,6 +167,16 @@ func TestAddressLeads(t *testing.T) {
 	s.point(t, 0, 3)
 	s.echo[0].l.Close()
 	s.leadsNowhere(t)
+	other := cloud.AddressSpec{OwnerID: "owner", Name: "owner", TCPPorts: []int{testPort + 1}}
+	if a, err := s.c.EnsureAddress(t.Context(), other); err != nil || *a != *s.address {
+		t.Fatalf("with another port: %+v %v", a, err)
+	}
+	if err := bindable(s.address.Address, []int{testPort}); err != nil {
+		t.Fatalf("a port that was given up is listened on: %v", err)
+	}
+	if bindable(s.address.Address, other.TCPPorts) == nil {
+		t.Fatal("another port is not listened on")
+	}
 	if err := s.c.DeleteAddress(t.Context(), s.address.ID); err != nil {
 		t.Fatal(err)
 	}

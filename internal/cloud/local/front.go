@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -30,8 +31,14 @@ func newFront(f *forwarder, address string) *front {
 	return fr
 }
 
-// listen listens on these ports.
+// listen listens on these ports, and on no others.
 func (fr *front) listen(ports []int) error {
+	for port, l := range fr.listeners {
+		if !slices.Contains(ports, port) {
+			_ = l.Close()
+			delete(fr.listeners, port)
+		}
+	}
 	var errs []error
 	for _, port := range ports {
 		if fr.listeners[port] != nil {
