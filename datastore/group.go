@@ -61,6 +61,8 @@ type PeerView struct {
 const (
 	ActionPosition = "position" // no arguments; Position
 	ActionHandover = "handover" // Endpoint; nothing
+	// ActionTakeOver has a replica in a cluster become the master of its shard, without losing a write.
+	ActionTakeOver = "cluster_failover" // nothing; nothing
 )
 
 // Upgrader is what a Guest is also whose database can be made another version with its data kept.

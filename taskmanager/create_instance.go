@@ -32,11 +32,23 @@ func (m *Manager) createInstance() engine.Workflow {
 			{Name: "prepareGuest", Doc: "installing and starting the database", Run: m.prepareGuest, Within: 10 * time.Minute},
 			{Name: "awaitReady", Doc: "waiting for the database to serve", Run: m.awaitReady, Within: 30 * time.Minute},
 			{Name: "pointAddress", Doc: "connecting the instance's address", Run: m.pointAddress, Within: 5 * time.Minute},
-			{Name: "markActive", Doc: "publishing the instance", Run: m.markActive, Within: 5 * time.Minute},
+			{Name: "markActive", Doc: "publishing the instance", Run: m.markCreated, Within: 5 * time.Minute},
 		},
 		Failed: m.giveUp,
 		Ended:  "ERROR with the fault; what was created stays accounted for until the instance is deleted.",
 	}
+}
+
+// markCreated publishes the instance. A member of a cluster that is being built stays so until the whole stands.
+func (m *Manager) markCreated(ctx context.Context, op *engine.Operation) error {
+	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+		waits := s.instance.ClusterID != "" && s.instance.Task == dbaas.TaskBuilding
+		settle(s, nil)
+		if waits {
+			s.instance.Task = dbaas.TaskBuilding
+		}
+		return nil
+	})
 }
 
 // createState is what the steps of a create pass on.

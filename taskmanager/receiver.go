@@ -75,6 +75,7 @@ func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.St
 		return err
 	}
 	m.Reports.Report("changed")
+	m.clusters.news(g.GroupID)
 	woken, err := m.Store.WakeOperations(ctx, g.InstanceID)
 	for _, id := range woken {
 		m.engine.Nudge(id)

@@ -51,11 +51,13 @@ type Manager struct {
 	engine *engine.Engine
 	guests *guest.Client
 	keys   *keyCache
+	// clusters says which clusters are to be looked at.
+	clusters *clusterWatch
 }
 
 // New makes a Manager. It starts nothing.
 func New(c Config) (*Manager, error) {
-	m := &Manager{Config: c}
+	m := &Manager{Config: c, clusters: newClusterWatch()}
 	m.keys = newKeyCache(c.Store)
 	m.guests = guest.NewClient(c.Transport, c.Node, m.keys.key)
 	var err error
@@ -80,6 +82,15 @@ func (m *Manager) Workflows() []engine.Workflow {
 		m.setPassword(),
 		m.setUsers(),
 		m.updateAccess(),
+		m.createCluster(),
+		m.deleteCluster(),
+		m.growCluster(),
+		m.shrinkCluster(),
+		m.restartCluster(),
+		m.resizeClusterVolume(),
+		m.resizeClusterFlavor(),
+		m.configureCluster(),
+		m.healCluster(),
 	}
 }
 
@@ -116,6 +127,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g.Go(func() error { return m.receiveReports(ctx) })
 	g.Go(func() error { return m.receiveHeartbeats(ctx) })
 	g.Go(func() error { return m.every(ctx, catalogInterval, "sync the catalog", m.SyncCatalog) })
+	g.Go(func() error { return m.watchClusters(ctx) })
 	g.Go(func() error { return m.every(ctx, purgeInterval, "purge", m.purge) })
 	return g.Wait()
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 
+	"github.com/google/uuid"
+
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/rpc"
@@ -31,7 +33,7 @@ func (m *Member) Observed() json.RawMessage { return json.RawMessage(m.guest.Obs
 
 // Do implements [datastore.Member].
 func (m *Member) Do(ctx context.Context, action string, args any, result any) error {
-	request, err := m.request("", action, args)
+	request, err := m.request("action-"+uuid.NewString(), action, args) // each a deed of its own: the world has moved on
 	if err != nil {
 		return err
 	}

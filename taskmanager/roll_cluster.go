@@ -1,0 +1,158 @@
+package taskmanager
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+// rolling is a change of a cluster that is one of its members after the other.
+type rolling struct {
+	child string // kind of the operation that changes one member
+	task  dbaas.Task
+	// away: a member does not serve meanwhile. Replicas go first, and a master hands its shard over before its turn.
+	away bool
+}
+
+func (m *Manager) restartCluster() engine.Workflow {
+	return m.roll("restart_cluster", "Restarts the members one after the other, replicas first; a master hands its shard over to a replica before.",
+		rolling{child: "restart_instance", task: dbaas.TaskRebooting, away: true})
+}
+
+func (m *Manager) resizeClusterVolume() engine.Workflow {
+	return m.roll("resize_cluster_volume", "Grows the members' volumes one after the other, while they serve.",
+		rolling{child: "resize_volume", task: dbaas.TaskResizing})
+}
+
+func (m *Manager) resizeClusterFlavor() engine.Workflow {
+	return m.roll("resize_cluster_flavor", "Moves the members to the flavor one after the other, replicas first; a master hands its shard over to a replica before.",
+		rolling{child: "resize_flavor", task: dbaas.TaskResizing, away: true})
+}
+
+func (m *Manager) roll(kind, doc string, r rolling) engine.Workflow {
+	return engine.Workflow{
+		Kind: kind, Doc: doc,
+		Steps: []engine.Step{
+			{Name: "rollMembers", Doc: "changing the members one by one", Within: 24 * time.Hour,
+				Run: func(ctx context.Context, op *engine.Operation) error { return m.rollMembers(ctx, op, r) }},
+			{Name: "settleCluster", Doc: "waiting until the cluster is whole", Run: m.formCluster, Within: 2 * time.Hour},
+			{Name: "markCluster", Doc: "publishing the cluster", Run: m.markCluster, Within: 5 * time.Minute},
+		},
+		Failed: func(ctx context.Context, op *engine.Operation) error { return m.rollFailed(ctx, op, r) },
+		Ended:  "Task NONE with the fault; members whose turn had not come are as before.",
+	}
+}
+
+// rollMembers changes the next member once the cluster is whole: at any time no more than one is away.
+func (m *Manager) rollMembers(ctx context.Context, op *engine.Operation, r rolling) error {
+	children, err := m.Store.Children(ctx, op.ID)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(children, func(c dbaas.Operation) bool { return !c.Status.Ended() }) {
+		return m.awaitTurn(op, children)
+	}
+	c, err := m.loadCluster(ctx, op)
+	if err != nil {
+		return err
+	}
+	var left []member
+	for _, member := range c.members {
+		if !slices.ContainsFunc(children, func(c dbaas.Operation) bool { return c.ResourceID == member.instance.ID }) {
+			left = append(left, member)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	if err := m.converge(ctx, op, c, false); err != nil {
+		return err
+	}
+	return m.nextTurn(ctx, op, c, left, r)
+}
+
+func (m *Manager) awaitTurn(op *engine.Operation, children []dbaas.Operation) error {
+	for _, c := range children {
+		if !c.Status.Ended() {
+			op.SetProgress("member %d: %s", len(children), m.doing(&c))
+		}
+	}
+	return engine.Wait(childPoll)
+}
+
+// nextTurn begins with one of those who are left. The whole is known to be well.
+func (m *Manager) nextTurn(ctx context.Context, op *engine.Operation, c *clusterSubject, left []member, r rolling) error {
+	next := left[0]
+	if r.away {
+		reach, err := m.reach(ctx, c, clusterFence(op, c))
+		if err != nil {
+			return err
+		}
+		health, err := m.lookAt(ctx, c, reach)
+		if err != nil {
+			return err
+		}
+		masters := func(m member) bool { return roleIn(health, m.guest.ID) == datastore.RoleMaster }
+		if i := slices.IndexFunc(left, func(m member) bool { return !masters(m) }); i >= 0 {
+			next = left[i]
+		} else if heir := heirOf(c, health, next); heir != nil {
+			op.SetProgress("%s hands its shard over to %s", next.instance.Name, heir.instance.Name)
+			// Whether it came to that, the next look tells.
+			_ = m.guests.Member(heir.guest, clusterFence(op, c)).Do(ctx, datastore.ActionTakeOver, struct{}{}, nil)
+			return engine.Wait(childPoll)
+		}
+	}
+	if err := m.beginChildren(ctx, op, r.child, []string{next.instance.ID}, withTask(r.task)); err != nil {
+		return err
+	}
+	return engine.Wait(childPoll)
+}
+
+func roleIn(h *datastore.Health, guestID string) datastore.Role {
+	for _, m := range h.Members {
+		if m.GuestID == guestID {
+			return m.Role
+		}
+	}
+	return ""
+}
+
+// heirOf gives a replica that can take a master's place, nil when the shard has none.
+func heirOf(c *clusterSubject, h *datastore.Health, master member) *member {
+	for i, m := range c.members {
+		if m.instance.ShardID != master.instance.ShardID || m.guest.ID == master.guest.ID {
+			continue
+		}
+		if roleIn(h, m.guest.ID) == datastore.RoleReplica {
+			return &c.members[i]
+		}
+	}
+	return nil
+}
+
+// rollFailed leaves the members that were changed as they are, and takes the wish of the others back.
+func (m *Manager) rollFailed(ctx context.Context, op *engine.Operation, r rolling) error {
+	if err := m.endChildren(ctx, op); err != nil {
+		return err
+	}
+	children, err := m.Store.Children(ctx, op.ID)
+	if err != nil {
+		return err
+	}
+	return m.updateCluster(ctx, op, func(_ *store.Tx, c *clusterSubject) error {
+		for _, m := range c.members {
+			begun := slices.ContainsFunc(children, func(c dbaas.Operation) bool { return c.ResourceID == m.instance.ID })
+			if a := m.instance.Applied; a != nil && !begun { // those begun ended by themselves, with what they have
+				m.instance.FlavorID, m.instance.VolumeSize = a.FlavorID, a.VolumeSize
+			}
+		}
+		rest(c)
+		c.cluster.Fault = op.Failure
+		return nil
+	})
+}

@@ -1,0 +1,234 @@
+package taskmanager
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+func (m *Manager) healCluster() engine.Workflow {
+	return engine.Workflow{
+		Kind: "heal_cluster",
+		Doc:  "Brings back members whose server is down or gone, and mends slots that nobody serves or that were left half moved.",
+		Steps: []engine.Step{
+			{Name: "replaceLost", Doc: "looking for members that are lost", Run: m.replaceLost, Within: 10 * time.Minute},
+			{Name: "awaitMembers", Doc: "bringing lost members back", Run: m.awaitChildren, Within: 2 * time.Hour},
+			{Name: "mendCluster", Doc: "mending the cluster", Run: m.formCluster, Within: 30 * time.Minute},
+			{Name: "markCluster", Doc: "publishing the cluster", Run: m.markCluster, Within: 5 * time.Minute},
+		},
+		Failed: m.keepCluster,
+		Ended:  "Task NONE with the fault; it is tried again.",
+	}
+}
+
+// replaceLost begins to provision anew what the cloud has no server of, and to start what it says is down. A member
+// keeps its id, and its volume where that is still there.
+func (m *Manager) replaceLost(ctx context.Context, op *engine.Operation) error {
+	c, err := m.loadCluster(ctx, op)
+	if err != nil {
+		return err
+	}
+	var gone, down []string
+	for _, member := range c.members {
+		status, err := m.serverRuns(ctx, member.guest)
+		if err != nil {
+			return err
+		}
+		switch status {
+		case "":
+			gone = append(gone, member.instance.ID)
+		case cloud.ServerShutoff, cloud.ServerError:
+			down = append(down, member.instance.ID)
+		}
+	}
+	if err := m.beginChildren(ctx, op, "create_instance", gone, forgetServer); err != nil {
+		return err
+	}
+	return m.beginChildren(ctx, op, "restart_instance", down, withTask(dbaas.TaskRebooting))
+}
+
+// forgetServer prepares a member for another server: the agent on that one has another key.
+func forgetServer(tx *store.Tx, in *dbaas.Instance) (any, error) {
+	g, err := tx.Guest(in.PrimaryGuestID)
+	if err != nil {
+		return nil, err
+	}
+	g.PublicKey, g.Status, g.StatusCause = nil, dbaas.GuestUnknown, "The server is gone; another takes its place."
+	if err := tx.UpdateGuest(g); err != nil {
+		return nil, err
+	}
+	return withTask(dbaas.TaskUpdating)(tx, in)
+}
+
+const (
+	clusterTick = time.Second
+	// clusterLook is how often a cluster is looked at when nothing is heard of it, and clusterLookAgain when all is not well.
+	clusterLook      = time.Minute
+	clusterLookAgain = 5 * time.Second
+	// clusterPatience is how long a cluster may take to help itself: to elect a master, to restart a database.
+	clusterPatience = 15 * time.Second
+	clusterTimeout  = 15 * time.Second
+)
+
+// clusterWatch remembers when each cluster is to be looked at, by group. It is lost with the process, which costs a look.
+type clusterWatch struct {
+	mu   sync.Mutex
+	next map[string]time.Time
+	ill  map[string]time.Time // since when a cluster has not been well
+}
+
+func newClusterWatch() *clusterWatch {
+	return &clusterWatch{next: map[string]time.Time{}, ill: map[string]time.Time{}}
+}
+
+// news has a cluster looked at now, for a member told of a change.
+func (w *clusterWatch) news(groupID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.next, groupID)
+}
+
+// due tells whether a cluster is to be looked at, and notes when it is next.
+func (w *clusterWatch) due(groupID string, now time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if next, ok := w.next[groupID]; ok && now.Before(next) {
+		return false
+	}
+	w.next[groupID] = now.Add(clusterLook)
+	return true
+}
+
+// saw notes how a cluster was, and tells whether it has been unwell for longer than it may.
+func (w *clusterWatch) saw(groupID string, well bool, now time.Time) (ill bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if well {
+		delete(w.ill, groupID)
+		return false
+	}
+	w.next[groupID] = now.Add(clusterLookAgain)
+	since, known := w.ill[groupID]
+	if !known {
+		w.ill[groupID] = now
+		return false
+	}
+	return now.Sub(since) >= clusterPatience
+}
+
+// watchClusters keeps an eye on clusters that nothing is being done to.
+func (m *Manager) watchClusters(ctx context.Context) error {
+	return m.every(ctx, clusterTick, "watch clusters", func(ctx context.Context) error {
+		list, _, err := m.Store.ListClusters(ctx, store.ClusterFilter{})
+		if err != nil {
+			return err
+		}
+		var looks sync.WaitGroup
+		errs := make([]error, len(list))
+		room := make(chan struct{}, 8)
+		for i := range list {
+			if list[i].Task != dbaas.ClusterNone || !m.clusters.due(list[i].GroupID, m.Clock.Now()) {
+				continue
+			}
+			looks.Go(func() {
+				room <- struct{}{}
+				defer func() { <-room }()
+				errs[i] = m.watchCluster(ctx, list[i].ID)
+			})
+		}
+		looks.Wait()
+		return errors.Join(errs...)
+	})
+}
+
+// watchCluster looks at one cluster and has it healed when it does not do so by itself.
+func (m *Manager) watchCluster(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
+	defer cancel()
+	var c *clusterSubject
+	busy := false
+	err := m.Store.Tx(ctx, func(tx *store.Tx) (err error) {
+		if c, err = readCluster(tx, id); err != nil {
+			return err
+		}
+		op, err := tx.OperationHolding(id)
+		busy = op != nil
+		return err
+	})
+	if dbaas.ErrorCode(err) == dbaas.NotFound {
+		return nil
+	}
+	if err != nil || !c.stood() {
+		return err
+	}
+	r, err := m.reach(ctx, c, guest.Fence{GroupEpoch: c.group.Epoch})
+	if err != nil {
+		return err
+	}
+	health, err := m.lookAt(ctx, c, r)
+	if err != nil {
+		return err
+	}
+	if m.clusters.saw(c.cluster.GroupID, health.State == healthOK, m.Clock.Now()) && !busy {
+		return m.beginHealing(ctx, id, health)
+	}
+	return nil
+}
+
+// healthOK is the state of a cluster that lacks nothing.
+const healthOK = "ok"
+
+// stood tells whether the cluster has ever been whole: one whose create failed is not healed.
+func (c *clusterSubject) stood() bool {
+	for _, m := range c.members {
+		if m.instance.Applied == nil {
+			return false
+		}
+	}
+	return len(c.members) > 0
+}
+
+// beginHealing enqueues that a cluster is healed, unless something else is done to it.
+func (m *Manager) beginHealing(ctx context.Context, id string, health *datastore.Health) error {
+	op := &dbaas.Operation{Kind: "heal_cluster", ResourceType: "cluster", ResourceID: id, Actor: "watch"}
+	err := m.Store.Tx(ctx, func(tx *store.Tx) error {
+		op.ID = ""
+		c, err := readCluster(tx, id)
+		if err != nil || c.cluster.Task != dbaas.ClusterNone {
+			return err
+		}
+		op.ProjectID, op.GroupID = c.cluster.ProjectID, c.cluster.GroupID
+		lock := append(c.idsOf(func(member) bool { return true }), id, c.cluster.GroupID)
+		if err := tx.Enqueue(op, lock...); err != nil {
+			return err
+		}
+		return tx.InsertEvent(&dbaas.Event{
+			ProjectID: op.ProjectID, ResourceType: "cluster", ResourceID: id, OperationID: op.ID, Actor: op.Actor,
+			Kind: "cluster.health", Message: healthMessage(health),
+		})
+	})
+	var busy *store.BusyError
+	if errors.As(err, &busy) || dbaas.ErrorCode(err) == dbaas.NotFound {
+		return nil
+	}
+	if err == nil {
+		m.nudgeAll([]string{op.ID})
+	}
+	return err
+}
+
+func healthMessage(h *datastore.Health) string {
+	message := "The cluster is " + h.State + "; it is being healed."
+	for _, cause := range h.Causes {
+		message += " " + cause
+	}
+	return clip(message, longestSentence)
+}
