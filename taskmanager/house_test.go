@@ -265,6 +265,9 @@ func (h *house) audit(t *testing.T, operationID string) string {
 	}
 	op, err := h.store.Operation(ctx, operationID)
 	must(t, err)
+	if cl, err := h.control.Cluster(ctx, tester, op.ResourceID); err == nil && len(cl.Members) > 0 {
+		return cl.Members[0].ID
+	}
 	if _, err := h.control.Instance(ctx, tester, op.ResourceID); err != nil {
 		return ""
 	}

@@ -31,7 +31,8 @@ type trial struct {
 // do: trials find the others, for roles change.
 func forms() map[string]func(h *house, t *testing.T) (in string) {
 	return map[string]func(*house, *testing.T) string{
-		"": (*house).createActive,
+		"":        (*house).createActive,
+		"cluster": (*house).createMember,
 	}
 }
 
@@ -49,6 +50,16 @@ func trials() map[string]trial {
 		"set_password":       passwordTrial(),
 		"set_users":          usersTrial(),
 		"update_access":      accessTrial(),
+
+		"create_cluster":        createClusterTrial(),
+		"delete_cluster":        deleteClusterTrial(),
+		"grow_cluster":          growClusterTrial(),
+		"shrink_cluster":        shrinkClusterTrial(),
+		"restart_cluster":       restartClusterTrial(),
+		"resize_cluster_volume": resizeClusterVolumeTrial(),
+		"resize_cluster_flavor": resizeClusterFlavorTrial(),
+		"configure_cluster":     configureClusterTrial(),
+		"heal_cluster":          healClusterTrial(),
 	}
 }
 

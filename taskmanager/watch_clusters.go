@@ -69,7 +69,7 @@ func forgetServer(tx *store.Tx, in *dbaas.Instance) (any, error) {
 }
 
 const (
-	clusterTick = time.Second
+	clusterTick = 500 * time.Millisecond
 	// clusterLook is how often a cluster is looked at when nothing is heard of it, and clusterLookAgain when all is not well.
 	clusterLook      = time.Minute
 	clusterLookAgain = 5 * time.Second
