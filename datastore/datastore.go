@@ -84,6 +84,8 @@ type Applied struct {
 	RestartRequired []string `json:"restart_required,omitempty"`
 	// Effective holds values that the database read back otherwise than they were asked for.
 	Effective map[string]string `json:"effective,omitempty"`
+	// Warnings are sentences for the tenant: what the change may cost.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Status is what a guest sees of its database.

@@ -62,6 +62,7 @@ func (g *Guest) configureLive(ctx context.Context, old, next *record, p plan) (a
 		return applied, err
 	}
 	live, restart := difference(p.version, p.wanted(), running)
+	delete(live, "appendonly") // persist does that, in the order that loses nothing
 	before, after := unitMemory(old.Desired), unitMemory(next.Desired)
 	if after > before { // more room first, less room last
 		if err := g.limitMemory(ctx, old, after); err != nil {
@@ -80,6 +81,10 @@ func (g *Guest) configureLive(ctx context.Context, old, next *record, p plan) (a
 		}
 	}
 	_, _ = g.open(ctx, next, c) // what it still waits for, Status goes on with
+	if persistenceOf(next.Desired) != persistenceOf(old.Desired) {
+		_, _ = g.persistNow(ctx, next, c) // likewise
+		applied.Warnings = []string{lossOf(next.Desired)}
+	}
 	applied.RestartRequired = restart
 	applied.Effective, err = readBack(ctx, c, p.version, live)
 	return applied, err
@@ -139,7 +144,7 @@ func (g *Guest) putBack(ctx context.Context, c *client, old *record, before sett
 
 // limitMemory gives the running unit another limit.
 func (g *Guest) limitMemory(ctx context.Context, r *record, limit int64) error {
-	found, err := inspectData(g.data, r.Volume)
+	found, err := inspectData(g.data)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,8 @@ type mark struct {
 	ID string `json:"id"`
 	// Opened: a database has served from here, so that there are data.
 	Opened bool `json:"opened"`
+	// Volatile: it keeps nothing on disk, so that no file that is here holds its data.
+	Volatile bool `json:"volatile,omitempty"`
 }
 
 func readMark(dir string) (*mark, error) {
@@ -84,19 +86,37 @@ func (m *mark) require(id string) error {
 type form int
 
 const (
-	formAppendOnly form = iota // an append-only file, or nothing yet
-	formSnapshot               // only a snapshot, which a server that is told of an append-only file would not read
+	formNothing    form = iota
+	formAppendOnly      // an append-only file
+	formSnapshot        // only a snapshot, which a server that is told of an append-only file would not read
 )
 
-// inspectData looks at the data before a start. It refuses where the server would begin empty though there were data.
-func inspectData(dir, id string) (form, error) {
-	m, err := readMark(dir)
+// inspect looks at the data before a start. It refuses where the server would begin empty though there were data, unless
+// it only follows another and copies them anew. A master that keeps nothing on disk may begin empty, but not where others
+// hold what it had: they would copy its emptiness.
+func (g *Guest) inspect(r *record) (form, error) {
+	m, err := readMark(g.data)
 	if err == nil {
-		err = m.require(id)
+		err = m.require(r.Volume)
 	}
 	if err != nil {
 		return 0, err
 	}
+	found, err := inspectData(g.data)
+	switch {
+	case m.Volatile && r.master() == nil && len(r.Desired.Peers) > 0:
+		return 0, dbaas.Errorf(dbaas.Unavailable,
+			"The database keeps nothing on disk, and others of its group may still hold its data; it is not started empty as their master. Fail over to one of them.")
+	case m.Volatile:
+		return formNothing, nil
+	case err != nil, found != formNothing, !m.Opened, r.master() != nil:
+		return found, err
+	}
+	return 0, dbaas.Errorf(dbaas.Unavailable, "The data files are gone from the volume; the database is not started empty in their place.")
+}
+
+// inspectData tells what files there are.
+func inspectData(dir string) (form, error) {
 	has := func(name string) bool {
 		info, err := os.Stat(filepath.Join(dir, name))
 		return err == nil && info.Size() > 0
@@ -109,10 +129,25 @@ func inspectData(dir, id string) (form, error) {
 			"The append-only files have lost their manifest; the database is not started, for it would begin empty and overwrite them.")
 	case has(rdbFile):
 		return formSnapshot, nil
-	case m.Opened:
-		return 0, dbaas.Errorf(dbaas.Unavailable, "The data files are gone from the volume; the database is not started empty in their place.")
 	}
-	return formAppendOnly, nil
+	return formNothing, nil
+}
+
+// beginEmpty prepares the volume for a server that begins empty. It counts as one that has served once it does again.
+func (g *Guest) beginEmpty(r *record) error {
+	if err := dropFiles(g.data); err != nil {
+		return err
+	}
+	return writeMark(g.data, &mark{ID: r.Volume})
+}
+
+// dropFiles removes data files.
+func dropFiles(dir string) error {
+	err := errors.Join(os.RemoveAll(filepath.Join(dir, aofDir)), os.RemoveAll(filepath.Join(dir, rdbFile)))
+	if err != nil {
+		return fmt.Errorf("remove old data files: %w", err)
+	}
+	return nil
 }
 
 // hasOrphans looks for append-only files with data in them.
@@ -128,6 +163,15 @@ func hasOrphans(dir string) bool {
 		}
 	}
 	return false
+}
+
+// noteVolatile marks whether what is on the volume holds the data.
+func noteVolatile(dir string, m *mark, volatile bool) error {
+	if m == nil || m.Volatile == volatile {
+		return nil
+	}
+	m.Volatile = volatile
+	return writeMark(dir, m)
 }
 
 // noteOpened marks that from now on there are data.

@@ -34,6 +34,9 @@ type Guest struct {
 	mu      sync.Mutex // guards the fields below
 	client  *client
 	drift   driftLook
+
+	persisting sync.Mutex // held by whoever changes how data are kept
+	saving     saving
 }
 
 var _ datastore.Guest = (*Guest)(nil)

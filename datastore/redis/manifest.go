@@ -3,6 +3,7 @@ package redis
 
 import (
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/host"
 )
 
@@ -52,7 +53,8 @@ func manifest() *datastore.Manifest {
 		Defaults:       defaults,
 		Capabilities: datastore.Capabilities{
 			Root: true, Replication: true, Users: true, Profiles: offeredProfiles(),
-			Cluster: &datastore.ClusterShape{MinMasters: minMasters, MostMembers: mostMembers},
+			Persistence: []dbaas.Persistence{dbaas.PersistenceAOF, dbaas.PersistenceRDB, dbaas.PersistenceNone},
+			Cluster:     &datastore.ClusterShape{MinMasters: minMasters, MostMembers: mostMembers},
 		},
 	}
 }

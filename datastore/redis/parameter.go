@@ -316,6 +316,7 @@ func defaults(version string, s datastore.Sizing) map[string]any {
 	if s.FlavorRAM > 0 {
 		sizing(s).apply(values)
 	}
+	applyPersistence(values, s.Persistence)
 	_ = applyProfile(values, s.Profile) // one that does not exist was refused before
 	return values
 }

@@ -53,9 +53,14 @@ func (g *Guest) launch(ctx context.Context, r *record, refused bool) error {
 	if err := g.requireMounted(ctx); err != nil {
 		return err
 	}
-	found, err := inspectData(g.data, r.Volume)
+	found, err := g.inspect(r)
 	if err != nil {
 		return err
+	}
+	if found == formNothing {
+		if err := g.beginEmpty(r); err != nil {
+			return err
+		}
 	}
 	if err := mendFiles(ctx, g.data, refused || g.suspected()); err != nil {
 		return err
@@ -77,8 +82,11 @@ func (g *Guest) spec(ctx context.Context, r *record, found form) (host.UnitSpec,
 		return host.UnitSpec{}, err
 	}
 	argv := []string{program, g.path(configFile)}
-	if found == formSnapshot {
-		argv = append(argv, "--appendonly", "no") // so that the snapshot is read; open turns it on
+	switch wanted := persistenceOf(r.Desired); { // what is there is read; persist goes on from it
+	case found == formSnapshot && wanted == dbaas.PersistenceAOF:
+		argv = append(argv, "--appendonly", "no")
+	case found == formAppendOnly && wanted != dbaas.PersistenceAOF:
+		argv = append(argv, "--appendonly", "yes")
 	}
 	if len(g.path(socketFile)) > mostSocketPath {
 		argv = append([]string{"/bin/sh", "-c", fmt.Sprintf(`exec %d<"$0" && exec "$@"`, socketFD), g.dir}, argv...)
@@ -192,7 +200,7 @@ func (g *Guest) openAfter(ctx context.Context, r *record, c *client, i info) (ca
 	if i["loading"] == "1" || i["async_loading"] == "1" {
 		return causeLoading, nil
 	}
-	running, err := c.configGet(ctx, "port", "dir", "appendonly")
+	running, err := c.configGet(ctx, "port", "dir")
 	if err != nil || running["port"] != "0" {
 		return "", err
 	}
@@ -202,22 +210,13 @@ func (g *Guest) openAfter(ctx context.Context, r *record, c *client, i info) (ca
 	if cause, err := g.awaitRole(ctx, r, c, i); cause != "" || err != nil {
 		return cause, err
 	}
-	if running["appendonly"] != "yes" {
-		return causeConverting, c.configSet(ctx, settings{"appendonly": "yes"})
-	}
-	if !appendOnlyDone(i) {
-		return causeConverting, nil
+	if done, err := g.persist(ctx, r, c, i); !done || err != nil {
+		return causeConverting, err
 	}
 	if err := g.unlock(ctx, r, c); err != nil {
 		return "", err
 	}
 	return "", noteOpened(g.data)
-}
-
-// appendOnlyDone tells whether the append-only file holds all data, after it was turned on with data in memory.
-func appendOnlyDone(i info) bool {
-	return i["aof_enabled"] == "1" && i["aof_rewrite_in_progress"] == "0" && i["aof_rewrite_scheduled"] == "0" &&
-		i["aof_last_bgrewrite_status"] == "ok"
 }
 
 // unlock opens the port, and shuts it again when it would let in strangers.

@@ -85,9 +85,12 @@ func (g *Guest) look(ctx context.Context, r *record) datastore.Status {
 	if s.Cause == "" && i["role"] == "slave" && i["master_sync_in_progress"] == "1" {
 		s.Cause = causeCopying
 	}
+	if s.Cause == "" {
+		_, _ = g.persist(ctx, r, c, i) // likewise
+	}
 	_ = g.heal(ctx, c, i)    // the next look goes on with it
 	_ = g.bind(ctx, r, c, i) // likewise
-	if s.Cause == "" && i["aof_last_write_status"] == "err" {
+	if s.Cause == "" && (i["aof_last_write_status"] == "err" || persistenceOf(r.Desired) == dbaas.PersistenceRDB && i["rdb_last_bgsave_status"] == "err") {
 		s.Cause = causeDisk
 	}
 	if s.Cause != "" {

@@ -27,7 +27,7 @@ func (g *Guest) dropConversion(ctx context.Context, r *record) {
 	if err != nil || running["port"] != "0" || running["appendonly"] != "yes" {
 		return
 	}
-	if found, err := inspectData(g.data, r.Volume); err == nil && found == formSnapshot {
+	if found, err := inspectData(g.data); err == nil && found == formSnapshot {
 		_ = c.configSet(ctx, settings{"appendonly": "no"}) // see above
 	}
 }
