@@ -331,7 +331,7 @@ func TestStopNow(t *testing.T) {
 					ended <- err
 				}()
 				<-begun
-			case "waiting for a suspended one": // which takes two minutes, and holds the unit
+			case "waiting for a suspended one":
 				go func() { ended <- b.client.Restart(b.ctx(), fence("restart")) }()
 				testbed.Eventually(t, 30*time.Second, func() error {
 					if r, err := b.client.Status(b.ctx()); err != nil || r.GroupEpoch != 1 {

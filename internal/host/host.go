@@ -131,7 +131,7 @@ type UnitState struct {
 type Units interface {
 	// Start starts a unit as specified; one that runs is left alone.
 	Start(ctx context.Context, u UnitSpec) error
-	// Stop sends SIGTERM, after the timeout SIGKILL, and returns when it is gone.
+	// Stop sends SIGTERM, also to one that is suspended, after the timeout SIGKILL, and returns when it is gone.
 	Stop(ctx context.Context, name string) error
 	// Kill ends a unit as a crash does.
 	Kill(ctx context.Context, name string) error

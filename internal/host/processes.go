@@ -489,6 +489,9 @@ func terminate(ctx context.Context, proc *process, seconds int) error {
 	if err := proc.signal(unix.SIGTERM); err != nil {
 		return err
 	}
+	if err := proc.signal(unix.SIGCONT); err != nil { // a suspended one would not end
+		return err
+	}
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {

@@ -111,6 +111,39 @@ func TestKillLooksLikeACrash(t *testing.T) {
 	}
 }
 
+// TestSuspendedUnit: one that was stopped by a signal runs and does nothing; it can be stopped and killed all the same.
+func TestSuspendedUnit(t *testing.T) {
+	p := openUnits(t, t.TempDir())
+	suspended := func(want bool) func() bool {
+		return func() bool { s := state(t, p, "db"); return s.Running && s.Suspended == want }
+	}
+	for name, end := range map[string]func(context.Context, string) error{"stop": p.Stop, "kill": p.Kill} {
+		spec := sleeper("db")
+		spec.StopTimeout = 60
+		pid := start(t, p, spec).PID
+		eventually(t, "output", func() bool { return state(t, p, "db").Output == "up" })
+		for _, s := range []struct {
+			signal    unix.Signal
+			suspended bool
+		}{{unix.SIGSTOP, true}, {unix.SIGCONT, false}, {unix.SIGSTOP, true}} {
+			if err := unix.Kill(pid, s.signal); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, s.signal.String(), suspended(s.suspended))
+		}
+		began := time.Now()
+		if err := end(t.Context(), "db"); err != nil {
+			t.Fatal(err)
+		}
+		if s := state(t, p, "db"); s.Running || s.Suspended {
+			t.Errorf("after %s it is %+v", name, s)
+		}
+		if took := time.Since(began); took > 30*time.Second {
+			t.Errorf("%s took %v", name, took)
+		}
+	}
+}
+
 // TestNothingOutlivesItsUnit: what a program forked goes with it, also when nobody watched the program's end.
 func TestNothingOutlivesItsUnit(t *testing.T) {
 	dir := t.TempDir()
