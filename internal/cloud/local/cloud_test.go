@@ -493,3 +493,32 @@ func checkAfterKill(t *testing.T, dir string, kind VolumeKind, empty bool) {
 	}
 	checkClean(t, c.cfg.Dir)
 }
+
+// TestPowerOffIsFinished: a power cut that groved began and did not live to finish is finished by the next, and the server
+// does not count as off before.
+func TestPowerOffIsFinished(t *testing.T) {
+	dir := t.TempDir()
+	first := openCloud(t, Config{Dir: dir})
+	g, err := build(t.Context(), first, "guest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the database answers", func() bool { return greets(g.address) })
+	closeCloud(t, first, true)
+	if off, err := first.beginPowerOff(g.server); off || err != nil { // the record is written, nothing is done
+		t.Fatalf("off: %v, %v", off, err)
+	}
+	if s := first.servers.rows[g.server]; s.Status == cloud.ServerShutoff || !greets(g.address) {
+		t.Fatalf("off too early: %+v", s)
+	}
+	second := openCloud(t, Config{Dir: dir})
+	g.await(t, second, cloud.ServerShutoff)
+	if greets(g.address) {
+		t.Fatal("a database of a server without power answers")
+	}
+	if err := second.StartServer(t.Context(), g.server); err != nil {
+		t.Fatal(err)
+	}
+	g.await(t, second, cloud.ServerActive)
+	eventually(t, "the database answers again", func() bool { return greets(g.address) })
+}

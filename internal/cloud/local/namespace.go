@@ -302,7 +302,11 @@ func (c *Cloud) setIsolated(ctx context.Context, serverID string, isolated bool)
 	}
 	c.mu.Lock()
 	s, ok := c.servers.rows[serverID]
-	c.isolated[s.GuestID] = isolated
+	if ok && isolated {
+		c.isolated[s.GuestID] = true
+	} else {
+		delete(c.isolated, s.GuestID)
+	}
 	c.mu.Unlock()
 	if !ok {
 		return noServer(serverID)
