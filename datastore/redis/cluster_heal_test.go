@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,16 @@ func (f *fleet) verify(c *redis.ClusterClient, tags, each int) {
 	}
 	if want.Sum64() != got.Sum64() {
 		f.t.Errorf("the keys are not those that were written: %d are missing", missing)
+	}
+	if f.t.Failed() || missing > 0 {
+		for _, n := range f.nodes {
+			state, _ := n.host.Units.State(f.t.Context(), unit)
+			for line := range strings.Lines(state.Output) {
+				if strings.Contains(line, "dirty") || strings.Contains(line, "no longer") {
+					f.t.Log(n.id, line)
+				}
+			}
+		}
 	}
 	if n := f.keys(f.t); n != int64(tags*each) {
 		f.t.Errorf("the masters have %d keys, want %d", n, tags*each)
@@ -120,17 +131,16 @@ func (f *fleet) node(id string) *node {
 // kill ends a database as a crash does, when its replica has all that it has.
 func (n *node) kill(t testing.TB) {
 	t.Helper()
-	r, err := n.require()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := n.connect(t.Context(), r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := c.Wait(t.Context(), 1, 4*time.Second).Result(); err != nil || got < 1 {
-		t.Fatalf("%d replicas have what %s has, %v", got, n.id, err)
-	}
+	testbed.Eventually(t, time.Minute, func() error {
+		i, err := n.admin(t).info(t.Context())
+		if err != nil {
+			return err
+		}
+		if _, offsets := replicas(i); len(offsets) == 0 || slices.Min(offsets) < i.integer("master_repl_offset") {
+			return fmt.Errorf("the replicas of %s are at %v of %s", n.id, offsets, i["master_repl_offset"])
+		}
+		return nil
+	})
 	if err := n.host.Units.Kill(t.Context(), unit); err != nil {
 		t.Fatal(err)
 	}
