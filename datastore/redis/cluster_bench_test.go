@@ -56,7 +56,7 @@ func BenchmarkSlotMove(b *testing.B) {
 						return
 					}
 					moved, err := from.run(ctx, actionMove, moveArgs{Moves: []slotMove{{
-						To: datastore.Endpoint{Address: to.host.Address, Port: port}, ID: f.nodeID(b, to), Slots: firstSlots(),
+						To: datastore.Endpoint{Address: to.host.Address, Port: port}, ID: f.nodeID(b, to), Slots: firstSlots(), Light: lightSlots(),
 					}}})
 					if err != nil || moved.(*moveResult).Slots != benchSlots {
 						b.Fatalf("move: %+v, %v", moved, err)
@@ -80,6 +80,16 @@ func BenchmarkSlotMove(b *testing.B) {
 	if n := f.keys(b); n != int64(len(keys)) {
 		b.Errorf("there are %d keys, want %d", n, len(keys))
 	}
+}
+
+// lightSlots are what a plan finds to hold little.
+func lightSlots() (slots slotSet) {
+	for _, slot := range firstSlots() {
+		if slot%benchLarge != 0 {
+			slots = append(slots, slot)
+		}
+	}
+	return slots
 }
 
 func firstSlots() (slots slotSet) {

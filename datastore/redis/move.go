@@ -25,6 +25,8 @@ type slotMove struct {
 	To    datastore.Endpoint `json:"to"`
 	ID    string             `json:"id"` // node id of the receiver
 	Slots slotSet            `json:"slots"`
+	// Light are those that held little when they were measured: their keys are not measured again one by one.
+	Light slotSet `json:"light,omitempty"`
 }
 
 // moveResult is what was moved.
@@ -34,10 +36,11 @@ type moveResult struct {
 }
 
 const (
-	// moveWorkers move a slot each: while one waits for an answer, another's keys travel.
+	// moveWorkers move a slot each: while one's keys travel, the others open and close theirs. Keys travel one batch at a
+	// time, so that whoever else asks is answered in between.
 	moveWorkers = 4
 	// A MIGRATE holds up both servers until its keys have arrived. It takes so many keys, of so many bytes.
-	migrateKeys  = 50
+	migrateKeys  = 64
 	migrateBytes = 256 << 10
 	// mostKey is the largest key that is moved: for a larger one both servers would be deaf for seconds, and taken for dead.
 	mostKey = 256 << 20
@@ -152,6 +155,9 @@ type transfer struct {
 	source, target *redis.Client
 	self           string // our node id
 	epoch          int64  // ours
+	light          map[int]bool
+
+	road sync.Mutex // held while keys travel
 
 	mu     sync.Mutex // guards the result
 	result *moveResult
@@ -165,6 +171,7 @@ func (t *transfer) run(ctx context.Context) error {
 		Dialer: t.host.Dial,
 	})
 	defer func() { _ = t.target.Close() }()
+	t.light = (&clusterNode{Slots: t.Light}).has()
 	slots, err := t.prepare(ctx)
 	if err != nil {
 		return err
@@ -315,14 +322,20 @@ func (t *transfer) slot(ctx context.Context, slot int) error {
 	if err := t.source.Do(ctx, "cluster", "setslot", slot, "migrating", t.ID).Err(); err != nil {
 		return fmt.Errorf("open it: %w", err)
 	}
-	keys, err := t.keys(ctx, slot)
-	if err != nil {
-		return err
-	}
-	// What is left is counted right before the receiver becomes the owner: it makes us delete whatever we still have.
-	n, err := t.source.ClusterCountKeysInSlot(ctx, slot).Result()
-	if err != nil || n != 0 {
-		return errors.Join(err, fmt.Errorf("%d keys are left in it", n))
+	// What is left is counted right before the receiver becomes the owner: that makes us delete whatever we still have.
+	var keys int64
+	for left := int64(1); left > 0; {
+		moved, err := t.keys(ctx, slot)
+		if err != nil {
+			return err
+		}
+		keys += moved
+		if left, err = t.source.ClusterCountKeysInSlot(ctx, slot).Result(); err != nil {
+			return fmt.Errorf("count what is left: %w", err)
+		}
+		if left > 0 && moved == 0 {
+			return fmt.Errorf("%d keys are left in it", left)
+		}
 	}
 	if err := t.target.Do(ctx, "cluster", "setslot", slot, "node", t.ID).Err(); err != nil {
 		return fmt.Errorf("give it to the receiver: %w", err)
@@ -343,30 +356,31 @@ func (t *transfer) note(ctx context.Context, keys int64) {
 	datastore.ReportProgress(ctx, fmt.Sprintf("moving slots: %d of %d", done, all))
 }
 
-// keys moves all keys of an open slot. Nobody adds to them: a client that asks for a key that is not there is sent to
-// the receiver.
+// keys moves keys of an open slot, all or the first of them. Nobody adds to them: a client that asks for a key that is not
+// there is sent to the receiver.
 func (t *transfer) keys(ctx context.Context, slot int) (moved int64, err error) {
-	for {
-		keys, err := t.source.ClusterGetKeysInSlot(ctx, slot, 4*pipelineSize).Result()
-		if err != nil || len(keys) == 0 {
-			return moved, err
-		}
-		sizes, err := keySizes(ctx, t.source, keys)
-		if err != nil {
-			return moved, err
-		}
-		for len(keys) > 0 {
-			n, bytes := batch(sizes)
-			if bytes > mostKey {
-				return moved, dbaas.Errorf(dbaas.OverLimit, "A key in the hash slot %d takes %d MiB; keys above %d MiB cannot be moved. Split it into several.", slot, bytes>>20, mostKey>>20)
-			}
-			if err := t.migrate(ctx, keys[:n], bytes); err != nil {
-				return moved, err
-			}
-			moved += int64(n)
-			keys, sizes = keys[n:], sizes[n:]
+	keys, err := t.source.ClusterGetKeysInSlot(ctx, slot, 4*pipelineSize).Result()
+	if err != nil {
+		return 0, fmt.Errorf("list its keys: %w", err)
+	}
+	sizes := make([]int64, len(keys))
+	if !t.light[slot] {
+		if sizes, err = keySizes(ctx, t.source, keys); err != nil {
+			return 0, err
 		}
 	}
+	for len(keys) > 0 {
+		n, bytes := batch(sizes)
+		if bytes > mostKey {
+			return moved, dbaas.Errorf(dbaas.OverLimit, "A key in the hash slot %d takes %d MiB; keys above %d MiB cannot be moved. Split it into several.", slot, bytes>>20, mostKey>>20)
+		}
+		if err := t.migrate(ctx, keys[:n], bytes); err != nil {
+			return moved, err
+		}
+		moved += int64(n)
+		keys, sizes = keys[n:], sizes[n:]
+	}
+	return moved, nil
 }
 
 // batch gives how many keys go together, and their bytes: a large key goes alone.
@@ -385,6 +399,8 @@ func (t *transfer) migrate(ctx context.Context, keys []string, bytes int64) (err
 	for _, key := range keys {
 		words = append(words, key)
 	}
+	t.road.Lock()
+	defer t.road.Unlock()
 	for range migrateTries {
 		err = t.source.Do(ctx, words...).Err()
 		if !hasPrefix(err, "IOERR") { // it may have been done or not

@@ -22,6 +22,7 @@ type survey struct {
 	views   map[string]*clusterView         // of those who answered, by guest
 	errs    map[string]error                // of those of the wish who did not, by guest
 	guests  map[string]string               // node id: guest
+	light   map[int]bool                    // slots that were found to hold little
 }
 
 // look asks all members at once.
@@ -487,6 +488,9 @@ func (s *survey) open() []int {
 // begin starts the jobs of moves, one at each giver. Nobody gives and takes at once: to take raises a member's epoch, and
 // whose epoch rises while it gives takes back what it has given, without the keys. The rest has its turn later.
 func (s *survey) begin(ctx context.Context, moves map[string]map[string]slotSet) (*datastore.Progress, error) {
+	if err := s.noRoom(ctx); err != nil {
+		return nil, err
+	}
 	all := 0
 	gives, takes := map[string]bool{}, map[string]bool{}
 	for _, from := range slices.Sorted(maps.Keys(moves)) {
@@ -499,21 +503,38 @@ func (s *survey) begin(ctx context.Context, moves map[string]map[string]slotSet)
 		for to := range receivers {
 			takes[to] = true
 		}
-		v := s.views[from]
-		if e := v.Mover.Error; e != nil && e.Code == dbaas.OverLimit { // told once: the next attempt may find more room
-			return nil, errors.Join(e, s.do(ctx, from, actionStopMoves, nothing{}))
-		}
 		var args moveArgs
 		for _, to := range slices.Sorted(maps.Keys(receivers)) {
 			slots := receivers[to]
 			all += len(slots)
-			args.Moves = append(args.Moves, slotMove{To: s.endpoint(to), ID: s.views[to].ID, Slots: slots})
+			mv := slotMove{To: s.endpoint(to), ID: s.views[to].ID, Slots: slots}
+			for _, slot := range slots {
+				if s.light[slot] {
+					mv.Light = append(mv.Light, slot)
+				}
+			}
+			args.Moves = append(args.Moves, mv)
 		}
 		if err := s.beginJob(ctx, from, args); err != nil {
 			return nil, err
 		}
 	}
 	return again(500, "moving slots: 0 of %d", all), nil
+}
+
+// noRoom tells of a job that has ended because the receiver was full, once: the next attempt may find more room.
+func (s *survey) noRoom(ctx context.Context) (found error) {
+	for _, guest := range s.everybody() {
+		e := s.views[guest].Mover.Error
+		if e == nil || e.Code != dbaas.OverLimit {
+			continue
+		}
+		found = e
+		if err := s.do(ctx, guest, actionStopMoves, nothing{}); err != nil {
+			return err
+		}
+	}
+	return found
 }
 
 // beginJob starts a job that moves slots. Its name is that of the next one there, so that to begin it twice is to begin it
@@ -598,7 +619,9 @@ func (s *survey) rebalance(ctx context.Context) (*datastore.Progress, error) {
 		return nil, err
 	}
 	by := map[string]map[string]slotSet{}
+	s.light = map[int]bool{}
 	for slot, to := range moves {
+		s.light[slot] = b.bytes[slot] <= migrateBytes
 		from := b.owner[slot]
 		if by[from] == nil {
 			by[from] = map[string]slotSet{}
