@@ -19,6 +19,7 @@ func (s *Server) createInstance(r *request, body *wire.CreateInstanceRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	r.warnLoss(wish.Persistence)
 	created, err := s.Control.CreateInstance(r.Context(), r.caller, wish)
 	if err != nil {
 		return nil, err
@@ -57,6 +58,7 @@ func instanceWish(i *wire.CreateInstance) (control.CreateInstance, error) {
 		Name: i.Name, FlavorID: i.FlavorRef.ID(), VolumeSize: size, VolumeType: orBlank(i.Volume.Type),
 		Zone: orBlank(i.AvailabilityZone), Region: orBlank(i.RegionName), Locality: orBlank(i.Locality),
 		DeletionProtection: i.DeletionProtection,
+		Persistence:        dbaas.Persistence(orBlank(i.Persistence)), Profile: orBlank(i.Profile),
 	}
 	if i.Configuration != nil {
 		wish.ConfigurationID = i.Configuration.ID()

@@ -316,6 +316,12 @@ func effect(tx *store.Tx, op *dbaas.Operation, failure string) error {
 		if err := healthy(tx, in.ID); err != nil {
 			return err
 		}
+	case op.Kind == "upgrade_instance":
+		var state control.UpgradeState
+		if err := json.Unmarshal(op.State, &state); err != nil {
+			return err
+		}
+		in.DatastoreVersionID = state.VersionID
 	case op.Kind == "start_instance":
 		in.Stopped = false
 	case op.Kind == "set_users":
@@ -393,7 +399,9 @@ func (shelf) Manifest() *datastore.Manifest {
 		Name: "redis", DefaultVersion: "7.0", Username: "default", URIScheme: "redis", URIPort: 6379, Root: "-",
 		Versions: []datastore.Version{{Name: "6.2", Number: "6.2"}, {Name: "7.0", Number: "7.0"}, {Name: "valkey-8.0", Number: "8.0"}},
 		Capabilities: datastore.Capabilities{
-			Root: true, Users: true, Cluster: &datastore.ClusterShape{MinMasters: 3, MostMembers: 15}, Upgrades: map[string][]string{"7.0": {"valkey-8.0"}},
+			Root: true, Users: true,
+			Persistence: []dbaas.Persistence{"none", "rdb", "aof"}, Profiles: []datastore.Profile{{Name: "cache", Doc: "A cache."}},
+			Cluster: &datastore.ClusterShape{MinMasters: 3, MostMembers: 15}, Upgrades: map[string][]string{"7.0": {"valkey-8.0"}},
 		},
 		Defaults: func(_ string, s datastore.Sizing) map[string]any {
 			return map[string]any{"hz": 10, "appendonly": true, "maxmemory-policy": "noeviction", "databases": 16}

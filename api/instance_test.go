@@ -289,7 +289,7 @@ func TestChangesOfAnInstance(t *testing.T) {
 		{`{"instance": {"configuration": "nonsense"}}`, 404, "nonsense"},
 		{`{"instance": {"replica_of": ""}}`, 501, "replica_of"},
 		{`{"instance": {"replica_of": null}}`, 501, "replica_of"},
-		{`{"instance": {"datastore_version": "7.4"}}`, 501, "datastore_version"},
+		{`{"instance": {"datastore_version": "7.4"}}`, 400, "7.4"},
 	} {
 		before := h.digest()
 		h.put("/instances/"+id, c.body).fault(c.status, c.says)

@@ -16,7 +16,7 @@ func (s *Server) putInstance(r *request, body *wire.PutInstanceRequest) (*answer
 	}
 	return s.updateInstance(r, instanceChange{
 		name: i.Name, protection: i.DeletionProtection, configuration: i.Configuration, access: i.Access,
-		replicaOf: i.ReplicaOf, version: i.DatastoreVersion,
+		replicaOf: i.ReplicaOf, version: i.DatastoreVersion, persistence: i.Persistence, profile: i.Profile,
 	})
 }
 
@@ -27,7 +27,7 @@ func (s *Server) patchInstance(r *request, body *wire.PatchInstanceRequest) (*an
 	}
 	return s.updateInstance(r, instanceChange{
 		name: i.Name, protection: i.DeletionProtection, configuration: i.Configuration,
-		replicaOf: i.ReplicaOf, slaveOf: i.SlaveOf, version: i.DatastoreVersion,
+		replicaOf: i.ReplicaOf, slaveOf: i.SlaveOf, version: i.DatastoreVersion, persistence: i.Persistence, profile: i.Profile,
 	})
 }
 
@@ -40,12 +40,14 @@ type instanceChange struct {
 	replicaOf     wire.Optional[json.RawMessage]
 	slaveOf       wire.Optional[json.RawMessage]
 	version       wire.Optional[json.RawMessage]
+	persistence   wire.Optional[string]
+	profile       wire.Optional[string]
 }
 
 // require checks what may be asked for together.
 func (c *instanceChange) require() error {
 	asked := 0
-	for _, set := range []bool{c.configuration.Set, c.access.Set, c.replicaOf.Set, c.slaveOf.Set, c.version.Set} {
+	for _, set := range []bool{c.configuration.Set, c.access.Set, c.replicaOf.Set, c.slaveOf.Set, c.version.Set, c.persistence.Set, c.profile.Set} {
 		if set {
 			asked++
 		}
@@ -59,8 +61,6 @@ func (c *instanceChange) require() error {
 		return notBuilt("instance.replica_of")
 	case c.slaveOf.Set:
 		return notBuilt("instance.slave_of")
-	case c.version.Set:
-		return notBuilt("instance.datastore_version")
 	case c.name != nil:
 		return requireName("instance.name", *c.name)
 	}
@@ -70,7 +70,7 @@ func (c *instanceChange) require() error {
 // wish translates the change. One that names nothing detaches the configuration group: older clients do it so.
 func (c *instanceChange) wish() (control.UpdateInstance, error) {
 	u := control.UpdateInstance{Name: c.name, DeletionProtection: c.protection}
-	nothing := c.name == nil && c.protection == nil && !c.access.Set
+	nothing := c.name == nil && c.protection == nil && !c.access.Set && !c.persistence.Set && !c.profile.Set && !c.version.Set
 	if c.configuration.Set || nothing {
 		id := c.configuration.Value.ID()
 		u.Configuration = &id
@@ -82,7 +82,30 @@ func (c *instanceChange) wish() (control.UpdateInstance, error) {
 		}
 		u.Access = &access
 	}
+	if c.persistence.Set {
+		mode := dbaas.Persistence(c.persistence.Value)
+		u.Persistence = &mode
+	}
+	if c.profile.Set {
+		u.Profile = &c.profile.Value
+	}
+	if c.version.Set {
+		version, err := versionWish(c.version.Value)
+		if err != nil {
+			return u, err
+		}
+		u.Version = &version
+	}
 	return u, nil
+}
+
+// versionWish reads the version to upgrade to: a name or id.
+func versionWish(text json.RawMessage) (string, error) {
+	var version string
+	if json.Unmarshal(text, &version) != nil || version == "" || len(version) > maxName {
+		return "", badRequest("instance.datastore_version must be the name or id of a version.")
+	}
+	return version, nil
 }
 
 func (s *Server) updateInstance(r *request, c instanceChange) (*answer, error) {
@@ -93,6 +116,9 @@ func (s *Server) updateInstance(r *request, c instanceChange) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if wish.Persistence != nil {
+		r.warnLoss(*wish.Persistence)
+	}
 	id, err := s.Control.UpdateInstance(r.Context(), r.caller, r.param("id"), wish)
 	if err != nil {
 		return nil, err
@@ -100,10 +126,17 @@ func (s *Server) updateInstance(r *request, c instanceChange) (*answer, error) {
 	if id == "" {
 		return accepted(), nil
 	}
-	if wish.Configuration == nil {
+	if wish.Configuration == nil && wish.Profile == nil {
 		return accepted(id), nil
 	}
 	return accepted(id), s.await(r, id)
+}
+
+// warnLoss says in the answer what a mode of persistence may lose.
+func (r *request) warnLoss(p dbaas.Persistence) {
+	if loss := control.PersistenceLoss(p); loss != "" {
+		r.warnings = append(r.warnings, loss)
+	}
 }
 
 // await waits for operations whose effect Trove's answer comes after. One that failed is the answer; one that still

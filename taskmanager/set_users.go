@@ -42,11 +42,11 @@ func (m *Manager) applyUsers(ctx context.Context, op *engine.Operation) error {
 }
 
 func (m *Manager) restoreUsers(ctx context.Context, op *engine.Operation) error {
-	_, err := m.pushUsers(ctx, op, "restore", control.SecretUsers)
+	_, err := m.pushUsers(ctx, op, "restore", control.SecretPassword) // with the users that are in force
 	return err
 }
 
-// pushUsers gives every member of the group the users that a secret holds. It tells what waits for a restart of the
+// pushUsers gives every member of the group the secrets of a kind, as seal takes it, the users among them. It tells what waits for a restart of the
 // operation's own instance.
 func (m *Manager) pushUsers(ctx context.Context, op *engine.Operation, deed, kind string) (restart []string, err error) {
 	s, err := m.load(ctx, op)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 )
@@ -25,6 +27,14 @@ func usersTrial() trial {
 			must(t, err)
 			if strings.Join(u.Grants, " ") != "app:*" {
 				t.Errorf("the user's grants are %v", u.Grants)
+			}
+			client := redis.NewClient(&redis.Options{Addr: v.Addresses[0].Address + ":6379", Username: want, Password: "wonderland1", DisableIdentity: true})
+			defer client.Close()
+			if err := client.Set(t.Context(), "app:k", "v", 0).Err(); err != nil {
+				t.Errorf("the user cannot write what it was granted: %v", err)
+			}
+			if err := client.Set(t.Context(), "other:k", "v", 0).Err(); err == nil || !strings.HasPrefix(err.Error(), "NOPERM") {
+				t.Errorf("the user may write what it was not granted: %v", err)
 			}
 			h.requireServing(t, v)
 		},
@@ -46,6 +56,7 @@ func TestFailedUsersAreForgotten(t *testing.T) {
 	if len(users) != 1 || users[0].Name != "writer" || v.Fault == nil || v.Status() != dbaas.StatusActive {
 		t.Errorf("after a failed change the users are %+v, the instance is %s with %v", users, v.Status(), v.Fault)
 	}
+	h.requireServing(t, v) // with its old password
 }
 
 func ref[T any](v T) *T { return &v }

@@ -159,7 +159,7 @@ func (m *Manager) desired(ctx context.Context, s *subject) (datastore.Desired, e
 
 // desiredWith is desired with these values in the place of the attached group's.
 func (m *Manager) desiredWith(ctx context.Context, s *subject, values map[string]any) (datastore.Desired, error) {
-	version, err := m.Store.Version(ctx, s.instance.DatastoreVersionID)
+	version, err := m.version(ctx, s)
 	if err != nil {
 		return datastore.Desired{}, err
 	}

@@ -49,6 +49,10 @@ func trials() map[string]trial {
 		"configure_instance": configureTrial(),
 		"set_password":       passwordTrial(),
 		"set_users":          usersTrial(),
+		"set_persistence":    persistenceTrial(),
+		"set_profile":        profileTrial(),
+		"upgrade_instance":   upgradeTrial(),
+		"rebuild_instance":   rebuildTrial(),
 		"update_access":      accessTrial(),
 
 		"create_cluster":        createClusterTrial(),

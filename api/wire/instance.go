@@ -71,6 +71,9 @@ type InstanceDetail struct {
 	VolumeID             string            `json:"volume_id,omitempty"`               // for administrators
 	EncryptedRPC         *bool             `json:"encrypted_rpc_messaging,omitempty"` // for administrators
 	DeletionProtection   bool              `json:"deletion_protection"`
+	Persistence          string            `json:"persistence,omitempty"`            // "none", "rdb", "aof"
+	Profile              string            `json:"profile,omitempty"`                // of tuning
+	TLS                  string            `json:"tls,omitempty"`                    // "on", "both"
 	URI                  string            `json:"uri,omitempty"`                    // without the password
 	OperatingStatusCause string            `json:"operating_status_cause,omitempty"` // when it is not healthy
 	Drift                []Drift           `json:"drift,omitempty"`                  // what is not as Grove set it
@@ -116,6 +119,8 @@ type CreateInstance struct {
 	RegionName         *string         `json:"region_name,omitempty"`
 	Access             *AccessRequest  `json:"access,omitempty"`
 	DeletionProtection bool            `json:"deletion_protection,omitempty"`
+	Persistence        *string         `json:"persistence,omitempty"`
+	Profile            *string         `json:"profile,omitempty"`
 	ReplicaCount       *Number         `json:"replica_count,omitempty"`
 	ReplicaOf          json.RawMessage `json:"replica_of,omitempty"`
 	SlaveOf            json.RawMessage `json:"slave_of,omitempty"`
@@ -158,6 +163,8 @@ type PutInstance struct {
 	DeletionProtection *bool                     `json:"deletion_protection,omitempty"`
 	ReplicaOf          Optional[json.RawMessage] `json:"replica_of,omitzero"`
 	DatastoreVersion   Optional[json.RawMessage] `json:"datastore_version,omitzero"`
+	Persistence        Optional[string]          `json:"persistence,omitzero"`
+	Profile            Optional[string]          `json:"profile,omitzero"`
 }
 
 // PatchInstanceRequest is PutInstanceRequest with PATCH's own keys.
@@ -173,6 +180,8 @@ type PatchInstance struct {
 	ReplicaOf          Optional[json.RawMessage] `json:"replica_of,omitzero"`
 	SlaveOf            Optional[json.RawMessage] `json:"slave_of,omitzero"`
 	DatastoreVersion   Optional[json.RawMessage] `json:"datastore_version,omitzero"`
+	Persistence        Optional[string]          `json:"persistence,omitzero"`
+	Profile            Optional[string]          `json:"profile,omitzero"`
 }
 
 // InstanceAction is a deed to do with an instance: exactly one of the keys.
@@ -181,6 +190,7 @@ type InstanceAction struct {
 	Restart                *struct{}       `json:"restart,omitempty"`
 	Stop                   *struct{}       `json:"stop,omitempty"`
 	Start                  *struct{}       `json:"start,omitempty"`
+	Rebuild                *struct{}       `json:"rebuild,omitempty"`
 	Resize                 *Resize         `json:"resize,omitempty"`
 	ResetStatus            *ResetStatus    `json:"reset_status,omitempty"`
 	PromoteToReplicaSource json.RawMessage `json:"promote_to_replica_source,omitempty"`

@@ -367,6 +367,16 @@ func (d *double) put(w http.ResponseWriter, i *wire.Instance, p *wire.PutInstanc
 	if p.DeletionProtection != nil {
 		i.DeletionProtection = *p.DeletionProtection
 	}
+	if p.Persistence.Set {
+		i.Persistence = p.Persistence.Value
+		w.Header().Add("Warning", `299 grove "With snapshots alone, what was written after the last one is lost."`)
+		d.accept(w, d.enqueue("set_persistence", i))
+		return
+	}
+	if p.DatastoreVersion.Set {
+		d.accept(w, d.enqueue("upgrade_instance", i))
+		return
+	}
 	if p.Configuration.Set {
 		i.Configuration = nil
 		if !p.Configuration.Null {
@@ -382,6 +392,8 @@ func (d *double) act(w http.ResponseWriter, i *wire.Instance, action wire.Instan
 	switch {
 	case action.Restart != nil:
 		d.accept(w, d.enqueue("restart_instance", i))
+	case action.Rebuild != nil:
+		d.accept(w, d.enqueue("rebuild_instance", i))
 	case action.Stop != nil:
 		d.accept(w, d.enqueue("stop_instance", i))
 	case action.Start != nil:

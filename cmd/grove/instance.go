@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -18,7 +19,7 @@ import (
 func (a *app) instanceCommand() *cobra.Command {
 	return a.group("instance", "Databases: create, look at, change, delete",
 		a.instanceList(), a.instanceShow(), a.instanceCreate(), a.instanceDelete(), a.instanceSet(), a.instanceRestart(),
-		a.instanceStop(), a.instanceStart(),
+		a.instanceStop(), a.instanceStart(), a.instanceUpgrade(), a.instanceRebuild(),
 		a.instanceResize(), a.instanceResetStatus(), a.instanceCredentials(),
 		a.group("configuration", "The configuration group of an instance", a.configurationAttach(), a.configurationDetach(), a.configurationDefault()),
 	)
@@ -170,6 +171,9 @@ func instanceExtras(r *output.Record, i *wire.Instance, d wire.InstanceDetail) {
 		{"operating_status_cause", d.OperatingStatusCause},
 		{"replica_of", refID(i.ReplicaOf)},
 		{"locality", d.Locality},
+		{"persistence", d.Persistence},
+		{"profile", d.Profile},
+		{"tls", d.TLS},
 		{"cluster_id", d.ClusterID},
 		{"tenant_id", i.TenantID},
 		{"server_id", d.ServerID},
@@ -239,6 +243,8 @@ type createFlags struct {
 	public        bool
 	cidrs         []string
 	protected     bool
+	persistence   string
+	profile       string
 }
 
 func (a *app) instanceCreate() *cobra.Command {
@@ -275,6 +281,9 @@ func (a *app) createFlags(cmd *cobra.Command, f *createFlags) {
 	flags.BoolVar(&f.public, "is-public", false, "reachable from outside")
 	flags.StringArrayVar(&f.cidrs, "allowed-cidr", nil, "`network` that may connect from outside (repeat for more)")
 	flags.BoolVar(&f.protected, "deletion-protection", false, "refuse deletion until it is taken off")
+	flags.StringVar(&f.persistence, "persistence", "", "what is kept on disk: none, rdb or aof (default aof)")
+	flags.StringVar(&f.profile, "profile", "", "`kind` of use to be tuned for")
+	_ = cmd.RegisterFlagCompletionFunc("persistence", fixed("none", "rdb", "aof"))
 	for flag, k := range map[string]kind{"flavor": flavors(), "datastore": datastores(), "datastore-version": versions(), "configuration": configurations()} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, a.completeFlag(k))
 	}
@@ -309,7 +318,7 @@ func (a *app) createInstance(cmd *cobra.Command, f *createFlags, w *waitFlags) e
 func (f *createFlags) wish(cmd *cobra.Command, c *client.Client) (wire.CreateInstance, error) {
 	wish := wire.CreateInstance{
 		Name: f.name, AvailabilityZone: optional(f.zone), RegionName: optional(f.region), Locality: optional(f.locality),
-		DeletionProtection: f.protected,
+		DeletionProtection: f.protected, Persistence: optional(f.persistence), Profile: optional(f.profile),
 	}
 	if f.flavor == "" {
 		return wish, usage(cmd, "--flavor is missing; 'grove flavor list' shows what there is")
@@ -480,7 +489,7 @@ func (a *app) confirm(ctx context.Context, d deletion, victims []wire.Resource) 
 
 func (a *app) instanceSet() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "set INSTANCE", Aliases: []string{"update"}, Short: "Change an instance's name, protection, access or configuration group",
+		Use: "set INSTANCE", Aliases: []string{"update"}, Short: "Change an instance's name, protection, access, persistence, profile or configuration group",
 		Args: arguments("INSTANCE"), ValidArgsFunction: a.completion(instances(), 0),
 	}
 	flags := cmd.Flags()
@@ -491,6 +500,9 @@ func (a *app) instanceSet() *cobra.Command {
 	flags.Bool("no-deletion-protection", false, "allow deletion")
 	public := flags.Bool("is-public", false, "reachable from outside; --is-public=false takes it back")
 	cidrs := flags.StringArray("allowed-cidr", nil, "`network` that may connect from outside, replacing those that may now (repeat for more)")
+	persistence := flags.String("persistence", "", "what is kept on disk: none, rdb or aof")
+	profile := flags.String("profile", "", "`kind` of use to be tuned for; \"\" is none")
+	_ = cmd.RegisterFlagCompletionFunc("persistence", fixed("none", "rdb", "aof"))
 	cmd.MarkFlagsMutuallyExclusive("configuration", "remove-configuration")
 	cmd.MarkFlagsMutuallyExclusive("deletion-protection", "no-deletion-protection")
 	_ = cmd.RegisterFlagCompletionFunc("configuration", a.completeFlag(configurations()))
@@ -510,6 +522,12 @@ func (a *app) instanceSet() *cobra.Command {
 		}
 		if flags.Changed("is-public") || flags.Changed("allowed-cidr") {
 			change.Access = wire.Some(wire.AccessRequest{IsPublic: *public, AllowedCIDRs: *cidrs})
+		}
+		if flags.Changed("persistence") {
+			change.Persistence = wire.Some(*persistence)
+		}
+		if flags.Changed("profile") {
+			change.Profile = wire.Some(*profile)
 		}
 		if boolFlag(cmd, "remove-configuration", "") {
 			change.Configuration = wire.Null[wire.Ref]()
@@ -592,6 +610,38 @@ func (a *app) instanceStart() *cobra.Command {
 	cmd := &cobra.Command{Use: "start INSTANCE", Short: "Start the database of a stopped instance"}
 	return a.action(cmd, func(*cobra.Command, *client.Client) (wire.InstanceAction, error) {
 		return wire.InstanceAction{Start: &struct{}{}}, nil
+	})
+}
+
+func (a *app) instanceUpgrade() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "upgrade INSTANCE VERSION", Short: "Make an instance and its group another version of the datastore, the data kept", Args: arguments("INSTANCE", "VERSION"),
+		Example:           "  grove instance upgrade cache1 valkey-8.0 --wait",
+		ValidArgsFunction: a.completion(instances(), 0),
+	}
+	w := a.waitFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, ref, err := a.find(cmd.Context(), instances(), args[0])
+		if err != nil {
+			return err
+		}
+		version, err := json.Marshal(args[1])
+		if err != nil {
+			return err
+		}
+		reply, err := c.UpdateInstance(cmd.Context(), ref.ID, wire.PutInstance{DatastoreVersion: wire.Some(json.RawMessage(version))})
+		if err != nil {
+			return err
+		}
+		return a.finish(cmd.Context(), reply, args[0], w)
+	}
+	return cmd
+}
+
+func (a *app) instanceRebuild() *cobra.Command {
+	cmd := &cobra.Command{Use: "rebuild INSTANCE", Short: "Give the server of an instance a new root disk; the volume with all data stays"}
+	return a.action(cmd, func(*cobra.Command, *client.Client) (wire.InstanceAction, error) {
+		return wire.InstanceAction{Rebuild: &struct{}{}}, nil
 	})
 }
 

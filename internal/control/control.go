@@ -8,6 +8,7 @@ package control
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -138,10 +139,13 @@ func newOperation(c Caller, ch change) (*dbaas.Operation, error) {
 func newEvent(c Caller, ch change, operationID string) *dbaas.Event {
 	before, _ := encode(ch.before)
 	after, _ := encode(ch.after)
-	r := ch.resource()
+	r, message := ch.resource(), "Accepted "+ch.kind+"."
+	if ch.kind == "set_persistence" {
+		message = strings.TrimSpace(message + " " + PersistenceLoss(ch.instance.Persistence))
+	}
 	return &dbaas.Event{
 		ProjectID: r.projectID, ResourceType: r.kind, ResourceID: r.id, OperationID: operationID,
-		Kind: r.kind + "." + ch.kind + ".accepted", Message: "Accepted " + ch.kind + ".",
+		Kind: r.kind + "." + ch.kind + ".accepted", Message: message,
 		Actor: c.UserID, RequestID: c.RequestID, SourceAddress: c.SourceAddress, Before: before, After: after,
 	}
 }

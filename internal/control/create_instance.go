@@ -29,6 +29,8 @@ type CreateInstance struct {
 	Nic                *dbaas.Nic
 	Access             dbaas.Access
 	DeletionProtection bool
+	Persistence        dbaas.Persistence // "" is the datastore's default
+	Profile            string            // of tuning; "" is none
 }
 
 // Created is an accepted wish. The password is shown this once, and on a reveal call.
@@ -46,6 +48,9 @@ func (s *Service) CreateInstance(ctx context.Context, c Caller, r CreateInstance
 		return nil, err
 	}
 	if err := s.requireCatalog(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := s.requireOffered(version, r); err != nil {
 		return nil, err
 	}
 	created := &Created{Password: secret.GeneratePassword()}
@@ -80,12 +85,25 @@ func (s *Service) CreateInstance(ctx context.Context, c Caller, r CreateInstance
 	return created, err
 }
 
+// requireOffered refuses what the datastore does not do.
+func (s *Service) requireOffered(version *VersionView, r CreateInstance) error {
+	m, err := s.manifest(&version.DatastoreVersion)
+	if err != nil {
+		return err
+	}
+	if err := requirePersistence(m, r.Persistence); err != nil {
+		return err
+	}
+	return requireProfile(m, r.Profile)
+}
+
 func newInstance(c Caller, r CreateInstance, version *VersionView, region string) *dbaas.Instance {
 	return &dbaas.Instance{
 		ID: newID(), ProjectID: c.ProjectID, GroupID: newID(), Name: r.Name,
 		DatastoreVersionID: version.ID, FlavorID: r.FlavorID, VolumeSize: r.VolumeSize, VolumeType: r.VolumeType,
 		ConfigurationID: r.ConfigurationID, Region: region, Zone: r.Zone, Locality: r.Locality,
-		Nic: r.Nic, Access: r.Access, DeletionProtection: r.DeletionProtection, Task: dbaas.TaskBuilding,
+		Nic: r.Nic, Access: r.Access, DeletionProtection: r.DeletionProtection,
+		Persistence: r.Persistence, Profile: r.Profile, Task: dbaas.TaskBuilding,
 	}
 }
 

@@ -3,8 +3,10 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/store"
 )
 
@@ -62,6 +64,24 @@ func (s *Service) plan(c Caller, ch change) {
 	}
 	p.Operation, p.Steps, p.OnFailure = ch.kind, workflow.Steps, workflow.Ended
 	p.Effects = append(p.Effects, effects(ch.kind, workflow)...)
+	if loss := losses(ch); loss != "" {
+		p.Effects = append(p.Effects, loss)
+	}
+}
+
+// losses says what data a change loses by the way in which the instance keeps it.
+func losses(ch change) string {
+	switch {
+	case ch.instance == nil:
+		return ""
+	case ch.kind == "set_persistence":
+		return PersistenceLoss(ch.instance.Persistence)
+	case ch.instance.Persistence == dbaas.PersistenceNone &&
+		slices.Contains([]string{"restart_instance", "stop_instance", "resize_flavor", "upgrade_instance"}, ch.kind):
+		return "All data is lost: the instance has no persistence."
+	default:
+		return ""
+	}
 }
 
 // effects says what users notice of an operation, beside what its description says.

@@ -14,6 +14,9 @@ type UpdateInstance struct {
 	Configuration      *string // the group to attach; "" detaches
 	DeletionProtection *bool
 	Access             *dbaas.Access
+	Persistence        *dbaas.Persistence // "" is the datastore's default
+	Profile            *string            // of tuning; "" is none
+	Version            *string            // to upgrade to, by id or name
 }
 
 // UpdateInstance applies a change. Name and protection are changed at once, in any state; a configuration group or
@@ -39,6 +42,12 @@ func (s *Service) UpdateInstance(ctx context.Context, c Caller, id string, u Upd
 			operationID, err = s.setConfiguration(ctx, tx, c, in, *u.Configuration)
 		case u.Access != nil:
 			operationID, err = s.setAccess(tx, c, in, *u.Access)
+		case u.Persistence != nil:
+			operationID, err = s.setPersistence(ctx, tx, c, in, *u.Persistence)
+		case u.Profile != nil:
+			operationID, err = s.setProfile(ctx, tx, c, in, *u.Profile)
+		case u.Version != nil:
+			operationID, err = s.upgrade(ctx, tx, c, in, *u.Version)
 		}
 		if err != nil {
 			return err
