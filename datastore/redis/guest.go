@@ -61,6 +61,8 @@ type record struct {
 	Users             []datastore.UserAccount `json:"users,omitempty"`
 	// Yielding is to whom a handover is on its way, whose end is not known yet.
 	Yielding *datastore.Endpoint `json:"yielding,omitempty"`
+	// Before is what the database was before an upgrade that has not shown yet that the new version takes its data.
+	Before *datastore.Desired `json:"before,omitempty"`
 }
 
 // adopt takes over what a Desired says; secrets that it does not carry stay.

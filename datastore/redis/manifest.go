@@ -53,6 +53,7 @@ func manifest() *datastore.Manifest {
 		Defaults:       defaults,
 		Capabilities: datastore.Capabilities{
 			Root: true, Replication: true, Users: true, Profiles: offeredProfiles(),
+			Upgrades:    upgrades(),
 			Persistence: []dbaas.Persistence{dbaas.PersistenceAOF, dbaas.PersistenceRDB, dbaas.PersistenceNone},
 			Cluster:     &datastore.ClusterShape{MinMasters: minMasters, MostMembers: mostMembers},
 		},

@@ -1,0 +1,175 @@
+package redis
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/datastore/datastoretest"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+)
+
+func requireValkey(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("valkey-server"); err != nil {
+		t.Skip("valkey-server is not installed")
+	}
+}
+
+func (g *trial) fill(t *testing.T, keys int) {
+	t.Helper()
+	for i := range keys {
+		if err := g.tenant(t).Set(t.Context(), fmt.Sprint("key", i), "value", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (g *trial) requireVersion(t *testing.T, version string, keys int64) {
+	t.Helper()
+	datastoretest.Await(t, g, dbaas.GuestHealthy)
+	g.requireKeys(t, keys)
+	r, err := g.require()
+	if err != nil || r.Desired.Version != version || r.Before != nil {
+		t.Errorf("the record says %s, %v; %v", r.Desired.Version, r.Before, err)
+	}
+	i, err := g.admin(t).info(t.Context())
+	if err != nil || (i["valkey_version"] != "") != (version == valkey80) {
+		t.Errorf("the server is %s %s, %v", i["server_name"], i["redis_version"], err)
+	}
+	if _, err := os.Stat(filepath.Join(g.data, keptDir)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the old version's files are kept still: %v", err)
+	}
+}
+
+// TestUpgrade keeps the data, however they are kept, and does nothing the second time.
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	requireValkey(t)
+	for _, p := range []dbaas.Persistence{dbaas.PersistenceAOF, dbaas.PersistenceRDB} {
+		t.Run(string(p), func(t *testing.T) {
+			g := up(t, redis70)
+			g.desired.Persistence, g.desired.Secrets = p, nil
+			g.configure(t)
+			g.awaitKept(t)
+			g.fill(t, 10)
+			g.desired.Version = valkey80
+			g.desired.Values = map[string]any{"hz": 15}
+			if err := g.Upgrade(t.Context(), g.desired); err != nil {
+				t.Fatal(err)
+			}
+			g.requireVersion(t, valkey80, 10)
+			pid := g.pid(t)
+			if err := g.Upgrade(t.Context(), g.desired); err != nil || g.pid(t) != pid {
+				t.Errorf("the same upgrade again: %v, process %d and before %d", err, g.pid(t), pid)
+			}
+			g.crash(t)
+			g.requireVersion(t, valkey80, 10)
+			g.desired.Version = redis70
+			if err := g.Upgrade(t.Context(), g.desired); dbaas.ErrorCode(err) != dbaas.BadRequest || g.pid(t) == 0 {
+				t.Errorf("back to the old version: %v", err)
+			}
+			g.requireVersion(t, valkey80, 10)
+		})
+	}
+}
+
+// TestUpgradeOfPair: the replica first, then a handover, then the old master.
+func TestUpgradeOfPair(t *testing.T) {
+	t.Parallel()
+	requireValkey(t)
+	master, replica := pair(t, redis70)
+	master.fill(t, 10)
+	replica.awaitKeys(t, 10)
+	upgrade := func(g *trial) {
+		t.Helper()
+		g.desired.Version = valkey80
+		if err := g.Upgrade(t.Context(), g.desired); err != nil {
+			t.Fatal(err)
+		}
+	}
+	upgrade(replica)
+	datastoretest.AwaitInStep(t, replica)
+	if err := master.Handover(t.Context(), *replica.endpoint()); err != nil {
+		t.Fatal(err)
+	}
+	replica.desired.Master = nil
+	replica.configure(t)
+	master.desired.Master = replica.endpoint()
+	upgrade(master)
+	datastoretest.AwaitInStep(t, master)
+	master.requireKeys(t, 10)
+}
+
+// TestUpgradeThatFails: a version that does not start on the data leaves them to the old one, all of them.
+func TestUpgradeThatFails(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]string{
+		"ends":        "exit 3",
+		"spoils data": "for f in appendonlydir/*.incr.aof; do echo garbage >>$f; done; rm appendonlydir/*.manifest; exit 3",
+		"wrong":       "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := up(t, redis70)
+			g.fill(t, 10)
+			bin := t.TempDir()
+			version := "8.0.1"
+			if name == "wrong" {
+				version = "7.2.5"
+			}
+			text := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = --version ] && { echo 'Valkey server v=%s'; exit 0; }\ncd %s\n%s\n", version, g.data, script)
+			if err := os.WriteFile(filepath.Join(bin, "valkey-server"), []byte(text), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			g.host.LookPath = func(name string) (string, error) {
+				if name == "valkey-server" {
+					return filepath.Join(bin, name), nil
+				}
+				return exec.LookPath(name)
+			}
+			pid := g.pid(t)
+			d := g.desired
+			d.Version = valkey80
+			if err := g.Upgrade(t.Context(), d); dbaas.ErrorCode(err) != dbaas.Conflict {
+				t.Fatalf("an upgrade that cannot be: %v", err)
+			}
+			g.requireVersion(t, redis70, 10)
+			if name == "wrong" && g.pid(t) != pid {
+				t.Error("the database was stopped for an upgrade that cannot be")
+			}
+			g.crash(t)
+			g.requireVersion(t, redis70, 10)
+			d.Values = map[string]any{"nosuch": 1}
+			if err := g.Upgrade(t.Context(), d); err == nil {
+				t.Error("a value that the new version does not have is taken")
+			}
+		})
+	}
+}
+
+// TestUpgradeCutOff goes on where an agent ended in the middle.
+func TestUpgradeCutOff(t *testing.T) {
+	t.Parallel()
+	requireValkey(t)
+	g := up(t, redis70)
+	g.fill(t, 10)
+	r, err := g.require()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.desired.Version = valkey80
+	if _, err := g.beginUpgrade(t.Context(), r, g.desired); err != nil {
+		t.Fatal(err)
+	}
+	again := newGuest(g.host)
+	t.Cleanup(func() { _ = again.Close() })
+	var upgrader datastore.Upgrader = again
+	if err := upgrader.Upgrade(t.Context(), g.desired); err != nil {
+		t.Fatal(err)
+	}
+	g.requireVersion(t, valkey80, 10)
+}
