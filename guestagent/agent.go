@@ -411,7 +411,7 @@ func (a *Agent) amended(r *guest.StatusReport) *guest.StatusReport {
 	if a.watch.isSuspended() {
 		now.Status = datastore.Status{Status: dbaas.GuestCrashed, Cause: causeSuspended}
 	} else if known.Running && expectsFailover(known.Desired) && now.Status.Status != dbaas.GuestFailed {
-		if dead, s := a.deadUnit(context.Background()); dead != "" && !s.Stopped {
+		if dead, s := a.deadUnit(context.Background()); dead != "" && s.Started != "" && !s.Stopped {
 			now.Status = datastore.Status{Status: dbaas.GuestCrashed, Cause: causeDied}
 		}
 	}

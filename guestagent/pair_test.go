@@ -3,6 +3,7 @@ package guestagent
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -164,6 +165,18 @@ func TestPairWithoutControlPlane(t *testing.T) {
 			t.Errorf("the old master has %q, %v", v, err)
 		}
 		s.awaitViews(datastore.RoleMaster, datastore.RoleReplica)
+		if r := s.master.awaitStatus(dbaas.GuestHealthy); r.Status.Cause != "" {
+			t.Errorf("it is healthy, and %q", r.Status.Cause)
+		}
+		s.master.mu.Lock()
+		defer s.master.mu.Unlock()
+		followed := false
+		for _, r := range s.master.reports {
+			followed = followed || slices.ContainsFunc(r.Events, func(e guest.ReportedEvent) bool { return e.Kind == "database.follows" })
+			if followed && r.Status.Cause == causeAwaitsRole {
+				t.Error("it waits for its role when it has it")
+			}
+		}
 	})
 	t.Run("nobody took over", func(t *testing.T) {
 		t.Parallel()

@@ -72,7 +72,7 @@ func (a *Agent) waitsForRole(ctx context.Context, s host.UnitState, boot bool) (
 
 // quarantined says why the database is not started, at once.
 func (a *Agent) quarantined(wait bool) {
-	if wait && a.watch.trouble() != a.quarantine.cause {
+	if wait && a.quarantine.cause != "" && a.watch.trouble() != a.quarantine.cause {
 		a.watch.hold(a.quarantine.cause)
 		a.watch.tellNow()
 	}
@@ -112,6 +112,8 @@ func (a *Agent) follow(ctx context.Context, master datastore.Endpoint) error {
 	if err := a.become(d, a.memory.get().RoleEpoch); err != nil {
 		return err
 	}
+	a.quarantine = quarantine{} // it has its role
+	a.watch.hold("")
 	a.watch.tell("database.follows", fmt.Sprintf("The database died as the master and comes back as a replica: %s took over meanwhile.", master.Address))
 	return a.start(ctx)
 }
