@@ -3,7 +3,6 @@ package taskmanager_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -83,7 +82,7 @@ func openHouse(t *testing.T, url, dir string) *house {
 	h.bus = inproc.New(inproc.Options{Logger: logger(t)})
 	h.openCloud(t)
 	h.control = control.New(control.Config{
-		Store: h.store, Transport: h.bus.Control(), Datastores: datastores(), Region: "RegionOne", DefaultDatastore: "redis",
+		Store: h.store, Transport: h.bus.Control(), Datastores: all.Datastores(), Region: "RegionOne", DefaultDatastore: "redis",
 		Quotas: map[string]int{"instances": 30, "volumes": 1000, "backups": 10, "ram": -1}, MaxVolumeSize: 1000,
 		Node: "api", Clock: clock.Real{}, Logger: logger(t),
 	})
@@ -142,7 +141,7 @@ func (h *house) run(t *testing.T, observe func(engine.Point, *engine.Operation))
 	t.Helper()
 	h.runs++
 	m, err := taskmanager.New(taskmanager.Config{
-		Store: h.store, Cloud: h.cloud, Transport: h.bus.Control(), Accounts: h.accounts, Datastores: datastores(),
+		Store: h.store, Cloud: h.cloud, Transport: h.bus.Control(), Accounts: h.accounts, Datastores: all.Datastores(),
 		Region: "RegionOne", Node: fmt.Sprintf("taskmanager-%d-%d", os.Getpid(), h.runs), Heartbeat: time.Second,
 		Workers: 4, Lease: time.Minute, Clock: clock.Real{}, Logger: logger(t), Observe: observe,
 	})
@@ -474,11 +473,7 @@ func (g countingGuest) Configure(ctx context.Context, d datastore.Desired) (data
 	return g.Guest.Configure(ctx, d)
 }
 
-// Upgrade lets a datastore without upgrades be stopped and started, which is all that a step can tell.
 func (g countingGuest) Upgrade(ctx context.Context, d datastore.Desired) error {
 	g.effects.add("database upgraded")
-	if driver, ok := g.Guest.(datastore.Upgrader); ok {
-		return driver.Upgrade(ctx, d)
-	}
-	return errors.Join(g.Guest.Stop(ctx), g.Guest.Start(ctx))
+	return g.Guest.(datastore.Upgrader).Upgrade(ctx, d)
 }

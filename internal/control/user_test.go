@@ -14,22 +14,6 @@ import (
 	"github.com/grove-dbaas/grove/internal/testbed"
 )
 
-// capable is a datastore that can do what use cases ask of manifests.
-type capable struct{ datastore.Datastore }
-
-func (c capable) Manifest() *datastore.Manifest {
-	m := *c.Datastore.Manifest()
-	m.Capabilities.Users = true
-	return &m
-}
-
-func withCapabilities(c *control.Config) {
-	c.Datastores = nil
-	for _, d := range all.Datastores() {
-		c.Datastores = append(c.Datastores, capable{d})
-	}
-}
-
 // TestUsersArePendingUntilTheyAreSet: what a request asks for is in one sealed secret until every member has it; no
 // password is anywhere else, and the rows are those of before.
 func TestUsersArePendingUntilTheyAreSet(t *testing.T) {
@@ -38,7 +22,7 @@ func TestUsersArePendingUntilTheyAreSet(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := newHouse(t, url(t), withCapabilities)
+			h := newHouse(t, url(t))
 			id := h.active()
 			operation, err := h.CreateUsers(h.ctx(), tenant, id, []control.NewUser{{Name: "writer", Password: "wonderland1", Grants: []string{"app:*"}}})
 			must(t, err)
@@ -66,7 +50,7 @@ func TestUsersArePendingUntilTheyAreSet(t *testing.T) {
 
 func TestUsersAreBounded(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, "", withCapabilities)
+	h := newHouse(t, "")
 	id := h.active()
 	var many []control.NewUser
 	for i := range 101 {
