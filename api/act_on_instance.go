@@ -16,7 +16,7 @@ func (s *Server) actOnInstance(r *request, body *wire.InstanceAction) (*answer, 
 		}
 	}
 	if named != 1 {
-		return nil, badRequest("Name exactly one action, with an object: restart, stop, start, rebuild, resize or reset_status.")
+		return nil, badRequest("Name exactly one action, with an object: restart, stop, start, rebuild, resize, promote_to_replica_source, eject_replica_source or reset_status.")
 	}
 	id, ctx := r.param("id"), r.Context()
 	switch {
@@ -37,9 +37,9 @@ func (s *Server) actOnInstance(r *request, body *wire.InstanceAction) (*answer, 
 		}
 		return s.act(r, rule, func() (string, error) { return s.Control.ResetStatus(ctx, r.caller, id) })
 	case body.PromoteToReplicaSource != nil:
-		return nil, notBuilt("The action promote_to_replica_source")
+		return s.act(r, "instance:promote_to_replica_source", func() (string, error) { return s.Control.PromoteReplica(ctx, r.caller, id) })
 	default:
-		return nil, notBuilt("The action eject_replica_source")
+		return s.act(r, "instance:eject_replica_source", func() (string, error) { return s.Control.EjectSource(ctx, r.caller, id) })
 	}
 }
 

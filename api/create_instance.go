@@ -15,6 +15,9 @@ import (
 )
 
 func (s *Server) createInstance(r *request, body *wire.CreateInstanceRequest) (*answer, error) {
+	if i := body.Instance; i != nil && (asked(i.ReplicaOf) || asked(i.SlaveOf)) {
+		return s.createReplicas(r, i)
+	}
 	wish, err := instanceWish(body.Instance)
 	if err != nil {
 		return nil, err
@@ -40,6 +43,11 @@ func instanceWish(i *wire.CreateInstance) (control.CreateInstance, error) {
 	}
 	if err := requireBuilt(i); err != nil {
 		return none, err
+	}
+	if i.ReplicaCount != nil {
+		if n, ok := i.ReplicaCount.Int(); !ok || n != 1 {
+			return none, badRequest("instance.replica_count can only be 1 without instance.replica_of.")
+		}
 	}
 	if err := requireName("instance.name", i.Name); err != nil {
 		return none, err
@@ -81,18 +89,12 @@ func requireBuilt(i *wire.CreateInstance) error {
 		name  string
 		value json.RawMessage
 	}{
-		{"replica_of", i.ReplicaOf}, {"slave_of", i.SlaveOf}, {"restorePoint", i.RestorePoint},
+		{"restorePoint", i.RestorePoint},
 		{"databases", i.Databases}, {"users", i.Users}, {"modules", i.Modules},
 	} {
 		if asked(key.value) {
 			return notBuilt("instance." + key.name)
 		}
-	}
-	if i.ReplicaCount == nil {
-		return nil
-	}
-	if n, ok := i.ReplicaCount.Int(); !ok || n != 1 {
-		return badRequest("instance.replica_count can only be 1 without instance.replica_of.")
 	}
 	return nil
 }
@@ -113,7 +115,7 @@ func requireOptions(i *wire.CreateInstance) error {
 		value *string
 	}{
 		{"instance.availability_zone", i.AvailabilityZone}, {"instance.region_name", i.RegionName},
-		{"instance.volume.type", i.Volume.Type},
+		{"instance.volume.type", volumeType(i.Volume)},
 	} {
 		if option.value != nil {
 			if err := requireName(option.path, *option.value); err != nil {
@@ -135,6 +137,13 @@ func requireOptions(i *wire.CreateInstance) error {
 		return badRequest("instance.flavorRef has at most %d characters.", maxName)
 	}
 	return nil
+}
+
+func volumeType(v *wire.VolumeRequest) *string {
+	if v == nil {
+		return nil
+	}
+	return v.Type
 }
 
 func localities() []string {

@@ -324,6 +324,8 @@ func effect(tx *store.Tx, op *dbaas.Operation, failure string) error {
 		in.DatastoreVersionID = state.VersionID
 	case op.Kind == "start_instance":
 		in.Stopped = false
+	case setEffect(op.Kind) != nil:
+		return setEffect(op.Kind)(tx, in, op)
 	case op.Kind == "set_users":
 		if err := usersSet(tx, in); err != nil {
 			return err
@@ -399,7 +401,7 @@ func (shelf) Manifest() *datastore.Manifest {
 		Name: "redis", DefaultVersion: "7.0", Username: "default", URIScheme: "redis", URIPort: 6379, Root: "-",
 		Versions: []datastore.Version{{Name: "6.2", Number: "6.2"}, {Name: "7.0", Number: "7.0"}, {Name: "valkey-8.0", Number: "8.0"}},
 		Capabilities: datastore.Capabilities{
-			Root: true, Users: true,
+			Root: true, Users: true, Replication: true,
 			Persistence: []dbaas.Persistence{"none", "rdb", "aof"}, Profiles: []datastore.Profile{{Name: "cache", Doc: "A cache."}},
 			Cluster: &datastore.ClusterShape{MinMasters: 3, MostMembers: 15}, Upgrades: map[string][]string{"7.0": {"valkey-8.0"}},
 		},

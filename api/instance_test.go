@@ -190,7 +190,7 @@ func TestCreateRefusals(t *testing.T) {
 		{`{"instance": {` + rest + `, "configuration": "` + foreign + `"}}`, 404, foreign},
 		{`{"instance": {` + rest + `, "datastore": {"type": "redis", "version": "valkey-8.0"}, "configuration": "` + group + `"}}`, 400, "another datastore version"},
 		{`{"instance": {` + rest + `, "replica_count": 2}}`, 400, "replica_count"},
-		{`{"instance": {` + rest + `, "replica_of": "77"}}`, 501, "instance.replica_of"},
+		{`{"instance": {` + rest + `, "replica_of": "77"}}`, 400, "instance.replica_of"},
 		{`{"instance": {` + rest + `, "restorePoint": {"backupRef": "b"}}}`, 501, "instance.restorePoint"},
 		{`{"instance": {` + rest + `, "databases": [{"name": "app"}]}}`, 501, "instance.databases"},
 		{`{"instance": {` + rest + `, "users": [{"name": "app"}]}}`, 501, "instance.users"},
@@ -287,8 +287,9 @@ func TestChangesOfAnInstance(t *testing.T) {
 		{`{"instance": {"access": "public"}}`, 400, "instance.access must be an object"},
 		{`{"instance": {"configuration": {}}}`, 400, "instance.configuration must be an id"},
 		{`{"instance": {"configuration": "nonsense"}}`, 404, "nonsense"},
-		{`{"instance": {"replica_of": ""}}`, 501, "replica_of"},
-		{`{"instance": {"replica_of": null}}`, 501, "replica_of"},
+		{`{"instance": {"replica_of": ""}}`, 400, "not a replica"},
+		{`{"instance": {"replica_of": null}}`, 400, "not a replica"},
+		{`{"instance": {"replica_of": null, "configuration": null}}`, 400, "one thing at a time"},
 		{`{"instance": {"datastore_version": "7.4"}}`, 400, "7.4"},
 	} {
 		before := h.digest()
@@ -297,7 +298,7 @@ func TestChangesOfAnInstance(t *testing.T) {
 			t.Errorf("%s was refused and still wrote something", c.body)
 		}
 	}
-	h.patch("/instances/"+id, `{"instance": {"slave_of": null}}`).fault(501, "slave_of")
+	h.patch("/instances/"+id, `{"instance": {"slave_of": null}}`).fault(400, "not a replica")
 }
 
 // until waits until an instance shows a status.
@@ -371,8 +372,8 @@ func TestActionRefusals(t *testing.T) {
 		{`{"resize": {"volume": {"size": 51}}}`, 413, "50 GB"},
 		{`{"resize": {"flavorRef": "1"}}`, 400, "already"},
 		{`{"resize": {"flavorRef": 99}}`, 400, "99"},
-		{`{"promote_to_replica_source": {}}`, 501, "promote_to_replica_source"},
-		{`{"eject_replica_source": {}}`, 501, "eject_replica_source"},
+		{`{"promote_to_replica_source": {}}`, 400, "not a replica"},
+		{`{"eject_replica_source": {}}`, 400, "no replicas"},
 		{`{"reset_status": {}}`, 403, "administrator"},
 	} {
 		before := h.digest()

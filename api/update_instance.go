@@ -57,10 +57,6 @@ func (c *instanceChange) require() error {
 		return badRequest("Change one thing at a time: at most one key besides name and deletion_protection.")
 	case c.access.Null:
 		return badRequest("instance.access must be an object, not null.")
-	case c.replicaOf.Set:
-		return notBuilt("instance.replica_of")
-	case c.slaveOf.Set:
-		return notBuilt("instance.slave_of")
 	case c.name != nil:
 		return requireName("instance.name", *c.name)
 	}
@@ -70,7 +66,8 @@ func (c *instanceChange) require() error {
 // wish translates the change. One that names nothing detaches the configuration group: older clients do it so.
 func (c *instanceChange) wish() (control.UpdateInstance, error) {
 	u := control.UpdateInstance{Name: c.name, DeletionProtection: c.protection}
-	nothing := c.name == nil && c.protection == nil && !c.access.Set && !c.persistence.Set && !c.profile.Set && !c.version.Set
+	u.Detach = c.replicaOf.Set || c.slaveOf.Set // whatever the value: Trove's clients send null, "" or the source
+	nothing := c.name == nil && c.protection == nil && !c.access.Set && !c.persistence.Set && !c.profile.Set && !c.version.Set && !u.Detach
 	if c.configuration.Set || nothing {
 		id := c.configuration.Value.ID()
 		u.Configuration = &id

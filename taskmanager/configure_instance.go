@@ -40,21 +40,13 @@ func (m *Manager) applyConfiguration(ctx context.Context, op *engine.Operation) 
 	if err != nil {
 		return err
 	}
-	desired, err := m.desired(ctx, s)
-	if err != nil {
-		return err
-	}
-	request := guest.ConfigureRequest{Fence: fence(op, s, "configure"), Desired: desired}
+	kind := ""
 	if state.SetsPassword {
-		if request.Sealed, err = m.seal(ctx, s, control.SecretPendingPassword); err != nil {
-			return err
-		}
+		kind = control.SecretPendingPassword
 	}
-	applied, err := m.agent(s).Configure(ctx, request)
-	if err != nil {
+	if state.RestartRequired, err = m.configureAll(ctx, op, s, "configure", kind, m.desired); err != nil {
 		return refused(err)
 	}
-	state.RestartRequired = applied.RestartRequired
 	return op.Put(state)
 }
 
@@ -84,15 +76,16 @@ func (m *Manager) restoreConfiguration(ctx context.Context, op *engine.Operation
 	if err != nil {
 		return err
 	}
-	desired, err := m.desiredWith(ctx, s, state.PreviousValues)
-	if err != nil {
+	kind := ""
+	if state.SetsPassword {
+		kind = control.SecretPassword
+	}
+	previous := func(ctx context.Context, s *subject) (datastore.Desired, error) {
+		return m.desiredWith(ctx, s, state.PreviousValues)
+	}
+	if state.RestartRequired, err = m.configureAll(ctx, op, s, "restore", kind, previous); err != nil {
 		return err
 	}
-	applied, err := m.reapply(ctx, op, s, desired, state.SetsPassword)
-	if err != nil {
-		return err
-	}
-	state.RestartRequired = applied.RestartRequired
 	return op.Put(state)
 }
 

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -53,7 +54,7 @@ func crashPoints(t *testing.T, keep func(n int, tr trial, p crashPoint) bool) []
 	t.Helper()
 	var points []crashPoint
 	n := 0
-	for _, w := range sorted(taskmanager.Workflows()) {
+	for _, w := range sorted(t, taskmanager.Workflows()) {
 		tr, ok := trials()[w.Kind]
 		if !ok {
 			t.Errorf("workflow %s has no trial: add one that begins it (trial_test.go)", w.Kind)
@@ -71,8 +72,14 @@ func crashPoints(t *testing.T, keep func(n int, tr trial, p crashPoint) bool) []
 	return points
 }
 
-// fullCrash tells whether heavy trials are to be killed at every point, on every database.
-func fullCrash() bool { return os.Getenv("GROVE_CRASH") == "full" }
+// fullCrash tells whether heavy trials are to be killed at every point, on every database. GROVE_CRASH is "full", or names
+// the only kinds to be tried: "promote_replica,eject_source".
+func fullCrash() bool { return os.Getenv("GROVE_CRASH") != "" }
+
+func chosen(kind string) bool {
+	only := os.Getenv("GROVE_CRASH")
+	return only == "" || only == "full" || slices.Contains(strings.Split(only, ","), kind)
+}
 
 // killSample is how many days it takes until a heavy trial was killed by SIGKILL at each of its points.
 const killSample = 12
@@ -114,11 +121,18 @@ func (h *house) leave(t *testing.T, tr trial, operationID string) standing {
 	return left
 }
 
-// clear deletes all instances, replicas first.
-func (h *house) clear(t *testing.T) {
+// all lists the tenant's instances.
+func (h *house) all(t *testing.T) []dbaas.InstanceView {
 	t.Helper()
 	all, _, err := h.store.ListInstances(t.Context(), store.InstanceFilter{ProjectID: tester.ProjectID})
 	must(t, err)
+	return all
+}
+
+// clear deletes all instances, replicas first.
+func (h *house) clear(t *testing.T) {
+	t.Helper()
+	all := h.all(t)
 	slices.SortStableFunc(all, func(a, b dbaas.InstanceView) int { return cmp.Compare(len(a.Replicas), len(b.Replicas)) })
 	defer h.run(t, nil)()
 	for _, in := range all {
@@ -133,7 +147,9 @@ func (h *house) clear(t *testing.T) {
 
 // sorted puts the workflows of one form together, what makes an instance first and what deletes it last, so that one
 // instance serves the trials between.
-func sorted(workflows []engine.Workflow) []engine.Workflow {
+func sorted(t *testing.T, workflows []engine.Workflow) []engine.Workflow {
+	t.Helper()
+	workflows = slices.DeleteFunc(workflows, func(w engine.Workflow) bool { return !chosen(w.Kind) })
 	rank := func(kind string) int {
 		switch tr := trials()[kind]; {
 		case tr.creates:
@@ -175,7 +191,7 @@ func cleanEffects(t *testing.T, h *house, points []crashPoint) map[string][]stri
 	t.Helper()
 	effects := map[string][]string{}
 	var at standing
-	for _, w := range sorted(taskmanager.Workflows()) {
+	for _, w := range sorted(t, taskmanager.Workflows()) {
 		if !slices.ContainsFunc(points, func(p crashPoint) bool { return p.Kind == w.Kind }) {
 			continue
 		}
@@ -186,8 +202,8 @@ func cleanEffects(t *testing.T, h *house, points []crashPoint) map[string][]stri
 		id := tr.begin(t.Context(), t, h, at.id)
 		h.awaitEnd(t, id)
 		stop()
-		at = h.leave(t, tr, id)
 		effects[w.Kind] = h.effects.list()
+		at = h.leave(t, tr, id)
 	}
 	return effects
 }

@@ -31,6 +31,7 @@ func (m *Manager) createInstance() engine.Workflow {
 			{Name: "awaitAgent", Doc: "waiting for the guest agent's first contact", Run: m.awaitAgent, Within: 15 * time.Minute},
 			{Name: "prepareGuest", Doc: "installing and starting the database", Run: m.prepareGuest, Within: 10 * time.Minute},
 			{Name: "awaitReady", Doc: "waiting for the database to serve", Run: m.awaitReady, Within: 30 * time.Minute},
+			{Name: "awaitCopy", Doc: "copying the data of the source", Run: m.awaitCopy, Within: 6 * time.Hour},
 			{Name: "pointAddress", Doc: "connecting the instance's address", Run: m.pointAddress, Within: 5 * time.Minute},
 			{Name: "markActive", Doc: "publishing the instance", Run: m.markCreated, Within: 5 * time.Minute},
 		},
@@ -155,6 +156,11 @@ func (m *Manager) awaitVolume(ctx context.Context, op *engine.Operation) error {
 	if err != nil {
 		return err
 	}
+	return m.volumeReady(ctx, op, s)
+}
+
+// volumeReady waits for the subject's volume to be there, and as large as it should be.
+func (m *Manager) volumeReady(ctx context.Context, op *engine.Operation, s *subject) error {
 	volume, err := m.Cloud.Volume(ctx, s.guest.VolumeID)
 	if err != nil {
 		return err
@@ -289,6 +295,24 @@ func (m *Manager) prepareGuest(ctx context.Context, op *engine.Operation) error 
 		return err
 	}
 	return refused(m.agent(s).Prepare(ctx, guest.PrepareRequest{Fence: fence(op, s, "prepare"), Desired: desired, Sealed: sealed}))
+}
+
+// awaitCopy waits until a new replica has all that its source has. Others have nothing to wait for.
+func (m *Manager) awaitCopy(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil || s.follows() == nil {
+		return err
+	}
+	report, err := m.status(ctx, s)
+	if err != nil {
+		op.SetProgress("the guest agent does not answer")
+		return later(op, agentPoll)
+	}
+	if r := replicationIn(report.Status.Observed); r != nil && !(r.LinkUp && !r.Syncing) {
+		op.SetProgress("the replica is not in step with its source yet")
+		return later(op, readyPoll)
+	}
+	return nil
 }
 
 // refused tells an answer that no retry can change from one that may pass.

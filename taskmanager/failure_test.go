@@ -22,7 +22,7 @@ func TestFailedAtEveryStep(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := openHouse(t, url(t), t.TempDir())
 			var at standing
-			for _, w := range sorted(taskmanager.Workflows()) {
+			for _, w := range sorted(t, taskmanager.Workflows()) {
 				if tr := trials()[w.Kind]; tr.heavy && (name != "sqlite" || tr.form == "cluster") && !fullCrash() {
 					continue
 				}

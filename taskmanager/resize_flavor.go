@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
@@ -19,7 +20,7 @@ func (m *Manager) resizeFlavor() engine.Workflow {
 			{Name: "resizeServer", Doc: "resizing the server", Run: m.resizeServer, Within: 10 * time.Minute},
 			{Name: "awaitResized", Doc: "waiting for the resized server", Run: m.awaitResized, Within: 30 * time.Minute},
 			{Name: "awaitAgent", Doc: "waiting for the guest agent", Run: m.awaitAgent, Within: 15 * time.Minute},
-			{Name: "fitDatabase", Doc: "fitting the database to the flavor", Run: m.reconfigure, Within: 10 * time.Minute},
+			{Name: "fitDatabase", Doc: "fitting the database to the flavor", Run: m.fitDatabase, Within: 10 * time.Minute},
 			{Name: "startDatabase", Doc: "starting the database", Run: m.startDatabase, Within: 15 * time.Minute},
 			{Name: "awaitReady", Doc: "waiting for the database to serve", Run: m.awaitReady, Within: 30 * time.Minute},
 			{Name: "confirmResize", Doc: "confirming the resize", Run: m.confirmResize, Within: 10 * time.Minute},
@@ -46,6 +47,28 @@ func (m *Manager) startDatabase(ctx context.Context, op *engine.Operation) error
 		return err
 	}
 	return refused(m.agent(s).Restart(ctx, fence(op, s, "start")))
+}
+
+// fitDatabase makes the database, which does not run, as the rows say: its values, its role in its group, its secrets.
+func (m *Manager) fitDatabase(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	return m.fit(ctx, op, s)
+}
+
+func (m *Manager) fit(ctx context.Context, op *engine.Operation, s *subject) error {
+	desired, err := m.desired(ctx, s)
+	if err != nil {
+		return err
+	}
+	sealed, err := m.seal(ctx, s, control.SecretPassword)
+	if err != nil {
+		return err
+	}
+	_, err = m.agent(s).Configure(ctx, guest.ConfigureRequest{Fence: fence(op, s, "fit"), Desired: desired, Sealed: sealed})
+	return refused(err)
 }
 
 func (m *Manager) resizeServer(ctx context.Context, op *engine.Operation) error {

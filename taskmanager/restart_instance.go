@@ -15,12 +15,16 @@ func (m *Manager) restartInstance() engine.Workflow {
 		Steps: []engine.Step{
 			{Name: "startServer", Doc: "starting the server, should it be down", Run: m.startServer, Within: 10 * time.Minute},
 			{Name: "awaitAgent", Doc: "waiting for the guest agent", Run: m.awaitAgent, Within: 10 * time.Minute},
+			{Name: "stopDatabase", Doc: "stopping the database", Run: m.stopDatabase, Within: 15 * time.Minute},
+			{Name: "fitDatabase", Doc: "making the database as it should be", Run: m.fitDatabase, Within: 5 * time.Minute},
 			{Name: "restartDatabase", Doc: "restarting the database", Run: m.restartDatabase, Within: 15 * time.Minute},
 			{Name: "awaitReady", Doc: "waiting for the database to serve", Run: m.awaitReady, Within: 30 * time.Minute},
 			{Name: "markActive", Doc: "publishing the instance", Run: m.markActive, Within: 5 * time.Minute},
 		},
-		Failed: func(ctx context.Context, op *engine.Operation) error { return m.keepServing(ctx, op, nil) },
-		Ended:  "ACTIVE with the fault; the operating status tells how the database is.",
+		Failed: m.restoring(m.startDatabase, func(ctx context.Context, op *engine.Operation, _ bool) error {
+			return m.keepServing(ctx, op, nil)
+		}),
+		Ended: "ACTIVE with the fault; the operating status tells how the database is.",
 	}
 }
 

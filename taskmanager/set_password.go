@@ -6,7 +6,6 @@ import (
 
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
-	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
@@ -14,7 +13,7 @@ import (
 func (m *Manager) setPassword() engine.Workflow {
 	return engine.Workflow{
 		Kind: "set_password",
-		Doc:  "Gives the tenant's account a new password; open connections stay.",
+		Doc:  "Gives the tenant's account a new password, on every member of the group; open connections and replication links stay.",
 		Steps: []engine.Step{
 			{Name: "applyPassword", Doc: "setting the password", Run: m.applyPassword, Within: 10 * time.Minute},
 			{Name: "markPassword", Doc: "publishing the instance", Run: m.markPassword, Within: 5 * time.Minute},
@@ -25,19 +24,7 @@ func (m *Manager) setPassword() engine.Workflow {
 }
 
 func (m *Manager) applyPassword(ctx context.Context, op *engine.Operation) error {
-	s, err := m.load(ctx, op)
-	if err != nil {
-		return err
-	}
-	desired, err := m.desired(ctx, s)
-	if err != nil {
-		return err
-	}
-	sealed, err := m.seal(ctx, s, control.SecretPendingPassword)
-	if err != nil {
-		return err
-	}
-	applied, err := m.agent(s).Configure(ctx, guest.ConfigureRequest{Fence: fence(op, s, "password"), Desired: desired, Sealed: sealed})
+	restart, err := m.pushSecrets(ctx, op, "password", control.SecretPendingPassword)
 	if err != nil {
 		return refused(err)
 	}
@@ -45,7 +32,7 @@ func (m *Manager) applyPassword(ctx context.Context, op *engine.Operation) error
 	if err := op.Load(&state); err != nil {
 		return err
 	}
-	state.RestartRequired = applied.RestartRequired
+	state.RestartRequired = restart
 	return op.Put(state)
 }
 
@@ -75,15 +62,7 @@ func (m *Manager) markPassword(ctx context.Context, op *engine.Operation) error 
 
 // restorePassword puts the old password back, for the new one may have been set before the failure.
 func (m *Manager) restorePassword(ctx context.Context, op *engine.Operation) error {
-	s, err := m.load(ctx, op)
-	if err != nil {
-		return err
-	}
-	desired, err := m.desired(ctx, s)
-	if err != nil {
-		return err
-	}
-	_, err = m.reapply(ctx, op, s, desired, true)
+	_, err := m.pushSecrets(ctx, op, "restore", control.SecretPassword)
 	return err
 }
 

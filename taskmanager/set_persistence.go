@@ -33,6 +33,23 @@ func (m *Manager) reshape(kind, doc string) engine.Workflow {
 	}
 }
 
+// reconfigureState remembers what a Configure left for the next start.
+type reconfigureState struct {
+	RestartRequired []string `json:"restart_required"`
+}
+
+// markReconfigured is the last step of a change that a Configure made.
+func (m *Manager) markReconfigured(ctx context.Context, op *engine.Operation) error {
+	var state reconfigureState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+		settle(s, state.RestartRequired)
+		return nil
+	})
+}
+
 func (m *Manager) applyShape(ctx context.Context, op *engine.Operation) error {
 	restart, err := m.pushShape(ctx, op, "shape", nil)
 	if err != nil {

@@ -34,7 +34,7 @@ type usersState struct {
 }
 
 func (m *Manager) applyUsers(ctx context.Context, op *engine.Operation) error {
-	restart, err := m.pushUsers(ctx, op, "users", control.SecretPendingUsers)
+	restart, err := m.pushSecrets(ctx, op, "users", control.SecretPendingUsers)
 	if err != nil {
 		return refused(err)
 	}
@@ -42,19 +42,42 @@ func (m *Manager) applyUsers(ctx context.Context, op *engine.Operation) error {
 }
 
 func (m *Manager) restoreUsers(ctx context.Context, op *engine.Operation) error {
-	_, err := m.pushUsers(ctx, op, "restore", control.SecretPassword) // with the users that are in force
+	_, err := m.pushSecrets(ctx, op, "restore", control.SecretPassword) // with the users that are in force
 	return err
 }
 
-// pushUsers gives every member of the group the secrets of a kind, as seal takes it, the users among them. It tells what waits for a restart of the
-// operation's own instance.
-func (m *Manager) pushUsers(ctx context.Context, op *engine.Operation, deed, kind string) (restart []string, err error) {
+// pushSecrets gives every member of the group its secrets, a kind of them in a place of its own: the pending password, or
+// the pending users. It tells what waits for a restart of the operation's own instance.
+func (m *Manager) pushSecrets(ctx context.Context, op *engine.Operation, deed, kind string) (restart []string, err error) {
 	s, err := m.load(ctx, op)
 	if err != nil {
 		return nil, err
 	}
-	for _, one := range s.members {
-		applied, err := m.pushUsersTo(ctx, s.on(one), fence(op, s, deed), kind)
+	return m.configureAll(ctx, op, s, deed, kind, m.desired)
+}
+
+// configureAll configures the guests of the operation's instance as desired says and, with a kind of secrets to push, all
+// others of the group too. It tells what waits for a restart of the operation's own instance.
+func (m *Manager) configureAll(ctx context.Context, op *engine.Operation, s *subject, deed, kind string,
+	desired func(context.Context, *subject) (datastore.Desired, error)) (restart []string, err error) {
+	for _, one := range s.up() {
+		at, mine := s.on(one), one.instance.ID == s.instance.ID
+		wish := m.desired
+		if mine {
+			wish = desired
+		} else if kind == "" {
+			continue
+		}
+		request := guest.ConfigureRequest{Fence: fence(op, at, deed)}
+		if request.Desired, err = wish(ctx, at); err != nil {
+			return nil, err
+		}
+		if kind != "" {
+			if request.Sealed, err = m.seal(ctx, at, kind); err != nil {
+				return nil, err
+			}
+		}
+		applied, err := m.agent(at).Configure(ctx, request)
 		if err != nil {
 			return nil, err
 		}
@@ -63,18 +86,6 @@ func (m *Manager) pushUsers(ctx context.Context, op *engine.Operation, deed, kin
 		}
 	}
 	return restart, nil
-}
-
-func (m *Manager) pushUsersTo(ctx context.Context, s *subject, f guest.Fence, kind string) (*datastore.Applied, error) {
-	desired, err := m.desired(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	sealed, err := m.seal(ctx, s, kind)
-	if err != nil {
-		return nil, err
-	}
-	return m.agent(s).Configure(ctx, guest.ConfigureRequest{Fence: f, Desired: desired, Sealed: sealed})
 }
 
 // markUsers makes the pending users the group's.

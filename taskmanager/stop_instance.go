@@ -32,6 +32,7 @@ func (m *Manager) startInstance() engine.Workflow {
 		Steps: []engine.Step{
 			{Name: "startServer", Doc: "starting the server, should it be down", Run: m.startServer, Within: 10 * time.Minute},
 			{Name: "awaitAgent", Doc: "waiting for the guest agent", Run: m.awaitAgent, Within: 10 * time.Minute},
+			{Name: "fitGuests", Doc: "making the database as it should be", Run: m.fitGuests, Within: 5 * time.Minute},
 			{Name: "startGuests", Doc: "starting the database", Run: m.startGuests, Within: 15 * time.Minute},
 			{Name: "markStarted", Doc: "noting that the database is to run", Run: m.markStarted, Within: 5 * time.Minute},
 			{Name: "awaitReady", Doc: "waiting for the database to serve", Run: m.awaitReady, Within: 30 * time.Minute},
@@ -68,6 +69,20 @@ func (m *Manager) stopGuests(ctx context.Context, op *engine.Operation) error {
 	for _, one := range s.own() {
 		if err := m.agent(s.on(one)).Stop(ctx, guest.StopRequest{Fence: fence(op, s, "stop")}); err != nil {
 			return refused(err)
+		}
+	}
+	return nil
+}
+
+// fitGuests makes the databases as the rows say, for much may have changed while they were stopped.
+func (m *Manager) fitGuests(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	for _, one := range s.own() {
+		if err := m.fit(ctx, op, s.on(one)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -74,7 +74,12 @@ func readSubject(tx *store.Tx, op *engine.Operation) (*subject, error) {
 	if err := op.Load(&about); err != nil {
 		return nil, err
 	}
-	in, err := tx.Instance(op.ResourceID)
+	return subjectOf(tx, op.ResourceID, about.GuestID)
+}
+
+// subjectOf reads the rows around a guest of an instance; its primary with "".
+func subjectOf(tx *store.Tx, instanceID, guestID string) (*subject, error) {
+	in, err := tx.Instance(instanceID)
 	if err != nil {
 		return nil, err
 	}
@@ -87,11 +92,11 @@ func readSubject(tx *store.Tx, op *engine.Operation) (*subject, error) {
 		return nil, err
 	}
 	for _, m := range s.members {
-		if m.instance == in && (m.guest.ID == about.GuestID || about.GuestID == "" && m.primary()) {
+		if m.instance == in && (m.guest.ID == guestID || guestID == "" && m.primary()) {
 			return s.on(m), nil
 		}
 	}
-	return nil, engine.Permanent(dbaas.Errorf(dbaas.Internal, "Instance %s has no guest %s.", in.ID, about.GuestID))
+	return nil, engine.Permanent(dbaas.Errorf(dbaas.Internal, "Instance %s has no guest %s.", in.ID, guestID))
 }
 
 // readMembers reads the guests of an instance's group with their instances, of which in is one.

@@ -31,8 +31,9 @@ type trial struct {
 // do: trials find the others, for roles change.
 func forms() map[string]func(h *house, t *testing.T) (in string) {
 	return map[string]func(*house, *testing.T) string{
-		"":        (*house).createActive,
-		"cluster": (*house).createMember,
+		"":            (*house).createActive,
+		"replication": (*house).createReplicated,
+		"cluster":     (*house).createMember,
 	}
 }
 
@@ -54,6 +55,10 @@ func trials() map[string]trial {
 		"upgrade_instance":   upgradeTrial(),
 		"rebuild_instance":   rebuildTrial(),
 		"update_access":      accessTrial(),
+		"create_replicas":    createReplicasTrial(),
+		"promote_replica":    promoteTrial(),
+		"eject_source":       ejectTrial(),
+		"detach_replica":     detachTrial(),
 
 		"create_cluster":        createClusterTrial(),
 		"delete_cluster":        deleteClusterTrial(),

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
@@ -27,8 +28,17 @@ func (m *Manager) changeAccess(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return err
 	}
-	_, err = m.applyAccess(ctx, s, s.instance.Access)
-	return err
+	return m.applyAccessToAll(ctx, s, s.instance.Access)
+}
+
+// applyAccessToAll makes the security groups of all guests of the instance as access says.
+func (m *Manager) applyAccessToAll(ctx context.Context, s *subject, access dbaas.Access) error {
+	for _, one := range s.own() {
+		if _, err := m.applyAccess(ctx, s.on(one), access); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // markAccess is the last step: what waited for a restart before goes on waiting.
@@ -48,8 +58,7 @@ func (m *Manager) restoreAccess(ctx context.Context, op *engine.Operation) error
 	if err != nil {
 		return err
 	}
-	_, err = m.applyAccess(ctx, s, state.Previous)
-	return err
+	return m.applyAccessToAll(ctx, s, state.Previous)
 }
 
 func (m *Manager) keepAccess(ctx context.Context, op *engine.Operation, _ bool) error {

@@ -109,7 +109,7 @@ type CreateInstanceRequest struct {
 // CreateInstance is the wish for an instance.
 type CreateInstance struct {
 	Name               string          `json:"name"`
-	FlavorRef          Ref             `json:"flavorRef"`
+	FlavorRef          Ref             `json:"flavorRef,omitzero"`
 	Volume             *VolumeRequest  `json:"volume,omitempty"`
 	Datastore          *DatastoreRef   `json:"datastore,omitempty"`
 	Nics               []Nic           `json:"nics,omitempty" wire:"strict"`

@@ -191,6 +191,10 @@ func (d *double) create(w http.ResponseWriter, r *http.Request) {
 	var body wire.CreateInstanceRequest
 	read(r, &body)
 	n := body.Instance
+	if len(n.ReplicaOf) > 0 {
+		d.replicate(w, n)
+		return
+	}
 	if n.Volume == nil {
 		d.fault(w, 400, "badRequest", "instance.volume is missing: this datastore needs a volume.")
 		return
@@ -360,6 +364,27 @@ func (d *double) user(w http.ResponseWriter, r *http.Request, i *wire.Instance, 
 	d.accept(w, d.enqueue("set_users", i))
 }
 
+// replicate makes replicas of an instance, which the answer describes the last of.
+func (d *double) replicate(w http.ResponseWriter, n *wire.CreateInstance) {
+	var of string
+	_ = json.Unmarshal(n.ReplicaOf, &of)
+	at := slices.IndexFunc(d.instances, func(i *wire.Instance) bool { return i.ID == of })
+	if at < 0 || n.FlavorRef != "" || n.Volume != nil {
+		d.fault(w, 400, "badRequest", "A replica has its source's flavor and volume.")
+		return
+	}
+	i := *d.instances[at]
+	i.ID, i.Name, i.ReplicaOf = d.id(), n.Name, &wire.Resource{ID: of}
+	i.InstanceDetail = &wire.InstanceDetail{Created: doubleTime(), Updated: doubleTime()}
+	if n.ReplicaCount != nil {
+		count, _ := n.ReplicaCount.Int()
+		i.Name = fmt.Sprintf("%s-%d", n.Name, count)
+	}
+	d.instances = append(d.instances, &i)
+	w.Header().Set(wire.HeaderOperation, d.enqueue("create_replicas", d.instances[at]).ID)
+	d.answer(w, wire.InstanceEnvelope{Instance: i})
+}
+
 func (d *double) put(w http.ResponseWriter, i *wire.Instance, p *wire.PutInstance) {
 	if p.Name != nil {
 		i.Name = *p.Name
@@ -377,6 +402,11 @@ func (d *double) put(w http.ResponseWriter, i *wire.Instance, p *wire.PutInstanc
 		d.accept(w, d.enqueue("upgrade_instance", i))
 		return
 	}
+	if p.ReplicaOf.Set {
+		i.ReplicaOf = nil
+		d.accept(w, d.enqueue("detach_replica", i))
+		return
+	}
 	if p.Configuration.Set {
 		i.Configuration = nil
 		if !p.Configuration.Null {
@@ -392,6 +422,10 @@ func (d *double) act(w http.ResponseWriter, i *wire.Instance, action wire.Instan
 	switch {
 	case action.Restart != nil:
 		d.accept(w, d.enqueue("restart_instance", i))
+	case action.PromoteToReplicaSource != nil:
+		d.accept(w, d.enqueue("promote_replica", i))
+	case action.EjectReplicaSource != nil:
+		d.accept(w, d.enqueue("eject_source", i))
 	case action.Rebuild != nil:
 		d.accept(w, d.enqueue("rebuild_instance", i))
 	case action.Stop != nil:

@@ -20,6 +20,7 @@ func (a *app) instanceCommand() *cobra.Command {
 	return a.group("instance", "Databases: create, look at, change, delete",
 		a.instanceList(), a.instanceShow(), a.instanceCreate(), a.instanceDelete(), a.instanceSet(), a.instanceRestart(),
 		a.instanceStop(), a.instanceStart(), a.instanceUpgrade(), a.instanceRebuild(),
+		a.instancePromote(), a.instanceEject(), a.instanceDetach(),
 		a.instanceResize(), a.instanceResetStatus(), a.instanceCredentials(),
 		a.group("configuration", "The configuration group of an instance", a.configurationAttach(), a.configurationDetach(), a.configurationDefault()),
 	)
@@ -245,6 +246,8 @@ type createFlags struct {
 	protected     bool
 	persistence   string
 	profile       string
+	replicaOf     string
+	replicas      int
 }
 
 func (a *app) instanceCreate() *cobra.Command {
@@ -281,10 +284,12 @@ func (a *app) createFlags(cmd *cobra.Command, f *createFlags) {
 	flags.BoolVar(&f.public, "is-public", false, "reachable from outside")
 	flags.StringArrayVar(&f.cidrs, "allowed-cidr", nil, "`network` that may connect from outside (repeat for more)")
 	flags.BoolVar(&f.protected, "deletion-protection", false, "refuse deletion until it is taken off")
+	flags.StringVar(&f.replicaOf, "replica-of", "", "`instance` to follow, by name or id: its flavor, volume and datastore are the replica's")
+	flags.IntVar(&f.replicas, "replica-count", 0, "make this `number` of replicas, NAME-1, NAME-2, ... (with --replica-of)")
 	flags.StringVar(&f.persistence, "persistence", "", "what is kept on disk: none, rdb or aof (default aof)")
 	flags.StringVar(&f.profile, "profile", "", "`kind` of use to be tuned for")
 	_ = cmd.RegisterFlagCompletionFunc("persistence", fixed("none", "rdb", "aof"))
-	for flag, k := range map[string]kind{"flavor": flavors(), "datastore": datastores(), "datastore-version": versions(), "configuration": configurations()} {
+	for flag, k := range map[string]kind{"flavor": flavors(), "datastore": datastores(), "datastore-version": versions(), "configuration": configurations(), "replica-of": instances()} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, a.completeFlag(k))
 	}
 	_ = cmd.RegisterFlagCompletionFunc("locality", fixed("affinity", "anti-affinity", "soft-affinity", "soft-anti-affinity"))
@@ -320,14 +325,9 @@ func (f *createFlags) wish(cmd *cobra.Command, c *client.Client) (wire.CreateIns
 		Name: f.name, AvailabilityZone: optional(f.zone), RegionName: optional(f.region), Locality: optional(f.locality),
 		DeletionProtection: f.protected, Persistence: optional(f.persistence), Profile: optional(f.profile),
 	}
-	if f.flavor == "" {
-		return wish, usage(cmd, "--flavor is missing; 'grove flavor list' shows what there is")
-	}
-	flavor, err := find(cmd.Context(), c, flavors(), f.flavor)
-	if err != nil {
+	if err := f.shape(cmd, c, &wish); err != nil {
 		return wish, err
 	}
-	wish.FlavorRef = wire.Ref(flavor.ID)
 	if f.configuration != "" {
 		group, err := find(cmd.Context(), c, configurations(), f.configuration)
 		if err != nil {
@@ -353,6 +353,25 @@ func (f *createFlags) wish(cmd *cobra.Command, c *client.Client) (wire.CreateIns
 		wish.Access = &wire.AccessRequest{IsPublic: f.public, AllowedCIDRs: f.cidrs}
 	}
 	return wish, nil
+}
+
+// shape names the flavor or, of a replica, the source that it has its flavor from.
+func (f *createFlags) shape(cmd *cobra.Command, c *client.Client, wish *wire.CreateInstance) error {
+	if f.replicas != 0 {
+		count := wire.NumberOf(f.replicas)
+		wish.ReplicaCount = &count
+	}
+	if f.replicaOf != "" {
+		source, err := find(cmd.Context(), c, instances(), f.replicaOf)
+		wish.ReplicaOf, _ = json.Marshal(source.ID)
+		return err
+	}
+	if f.flavor == "" {
+		return usage(cmd, "--flavor is missing; 'grove flavor list' shows what there is")
+	}
+	flavor, err := find(cmd.Context(), c, flavors(), f.flavor)
+	wish.FlavorRef = wire.Ref(flavor.ID)
+	return err
 }
 
 // optional is nil for what was not given.
@@ -630,6 +649,51 @@ func (a *app) instanceUpgrade() *cobra.Command {
 			return err
 		}
 		reply, err := c.UpdateInstance(cmd.Context(), ref.ID, wire.PutInstance{DatastoreVersion: wire.Some(json.RawMessage(version))})
+		if err != nil {
+			return err
+		}
+		return a.finish(cmd.Context(), reply, args[0], w)
+	}
+	return cmd
+}
+
+func (a *app) instancePromote() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "promote REPLICA", Short: "Make a replica the source of its set, without losing a write",
+		Long: "Promote has the source hand its writes over to a replica. They wait for less than a second; then clients write to the replica's address.",
+	}
+	return a.action(cmd, func(*cobra.Command, *client.Client) (wire.InstanceAction, error) {
+		return wire.InstanceAction{PromoteToReplicaSource: json.RawMessage("{}")}, nil
+	})
+}
+
+func (a *app) instanceEject() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "eject SOURCE", Short: "Replace a source that is down by its most advanced replica",
+		Long: "Eject makes sure that the old source takes no write any more, and detaches it with the data that it has. A source that lives is refused: promote a replica.",
+	}
+	return a.action(cmd, func(*cobra.Command, *client.Client) (wire.InstanceAction, error) {
+		return wire.InstanceAction{EjectReplicaSource: json.RawMessage("{}")}, nil
+	})
+}
+
+func (a *app) instanceDetach() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "detach REPLICA", Short: "Make a replica an instance of its own", Args: arguments("REPLICA"),
+		ValidArgsFunction: a.completion(instances()),
+	}
+	w := a.waitFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := a.client()
+		if err != nil {
+			return err
+		}
+		ref, err := find(cmd.Context(), c, instances(), args[0])
+		if err != nil {
+			return err
+		}
+		detach := wire.Null[json.RawMessage]()
+		reply, err := c.UpdateInstance(cmd.Context(), ref.ID, wire.PutInstance{ReplicaOf: detach})
 		if err != nil {
 			return err
 		}

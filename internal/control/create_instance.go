@@ -151,8 +151,8 @@ func (s *Service) requireCatalog(ctx context.Context, r CreateInstance) error {
 	if err != nil {
 		return err
 	}
-	if r.Region != "" && r.Region != s.Region {
-		return dbaas.Errorf(dbaas.BadRequest, "Region %q is not served here; use %q.", r.Region, s.Region)
+	if err := s.requireRegion(catalog, r.Region, r.Zone, r.Nic); err != nil {
+		return err
 	}
 	if _, ok := catalog.Flavor(r.FlavorID); !ok {
 		return unknownFlavor(catalog, r.FlavorID)
@@ -165,13 +165,21 @@ func (s *Service) requireCatalog(ctx context.Context, r CreateInstance) error {
 	}) {
 		return dbaas.Errorf(dbaas.BadRequest, "Volume type %q does not exist.", r.VolumeType)
 	}
-	if r.Zone != "" && !slices.Contains(catalog.Zones, r.Zone) {
-		return dbaas.Errorf(dbaas.BadRequest, "Availability zone %q does not exist; there are: %s.", r.Zone, strings.Join(catalog.Zones, ", "))
+	return nil
+}
+
+// requireRegion refuses places that the region does not have.
+func (s *Service) requireRegion(catalog *dbaas.Catalog, region, zone string, nic *dbaas.Nic) error {
+	if region != "" && region != s.Region {
+		return dbaas.Errorf(dbaas.BadRequest, "Region %q is not served here; use %q.", region, s.Region)
 	}
-	if r.Nic != nil && r.Nic.NetworkID != "" && !slices.ContainsFunc(catalog.Networks, func(n dbaas.Network) bool {
-		return n.ID == r.Nic.NetworkID
+	if zone != "" && !slices.Contains(catalog.Zones, zone) {
+		return dbaas.Errorf(dbaas.BadRequest, "Availability zone %q does not exist; there are: %s.", zone, strings.Join(catalog.Zones, ", "))
+	}
+	if nic != nil && nic.NetworkID != "" && !slices.ContainsFunc(catalog.Networks, func(n dbaas.Network) bool {
+		return n.ID == nic.NetworkID
 	}) {
-		return dbaas.Errorf(dbaas.BadRequest, "Network %q does not exist.", r.Nic.NetworkID)
+		return dbaas.Errorf(dbaas.BadRequest, "Network %q does not exist.", nic.NetworkID)
 	}
 	return nil
 }

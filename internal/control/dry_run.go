@@ -91,7 +91,7 @@ func effects(kind string, w Workflow) []string {
 		said = append(said, w.Doc)
 	}
 	switch kind {
-	case "create_instance":
+	case "create_instance", "create_replicas":
 		said = append(said, "Nothing that exists is touched.")
 	case kindDelete:
 		said = append(said, "All data is lost.")
@@ -109,6 +109,10 @@ func effects(kind string, w Workflow) []string {
 		said = append(said, "Values that need a restart wait for one (status RESTART_REQUIRED).")
 	case "set_users":
 		said = append(said, "Who may do less than before is cut off or refused at once; all others notice nothing.")
+	case "promote_replica":
+		said = append(said, "Writes wait for less than a second, and none is lost; clients write to the new source's address from then on.")
+	case "eject_source":
+		said = append(said, "What the old source had not passed on yet is lost to the set; it keeps its own data, detached.")
 	case "set_password":
 		said = append(said, "New connections need the new password.")
 	}

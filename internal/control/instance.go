@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 
 	"github.com/google/uuid"
@@ -127,6 +128,10 @@ func (s *Service) DeleteInstance(ctx context.Context, c Caller, id string) (stri
 		if err != nil {
 			return err
 		}
+		if running != nil && running.ResourceID != in.ID {
+			operationID, err = s.deleteWithin(tx, c, in, running)
+			return err
+		}
 		if running != nil && (running.Kind == kindDelete || running.SupersededBy == kindDelete) {
 			operationID = running.ID
 			return nil
@@ -152,6 +157,33 @@ func (s *Service) DeleteInstance(ctx context.Context, c Caller, id string) (stri
 	}
 	s.nudge(ctx, operationID)
 	return operationID, nil
+}
+
+// deleteWithin deletes an instance that a larger operation is creating: its part of that becomes the deletion. Other
+// changes of a whole set, which are short, are waited for.
+func (s *Service) deleteWithin(tx *store.Tx, c Caller, in *dbaas.Instance, parent *dbaas.Operation) (string, error) {
+	busy := &store.BusyError{Resource: in.ID, Operation: *parent}
+	parts, err := tx.Children(parent.ID)
+	if err != nil {
+		return "", err
+	}
+	part := slices.IndexFunc(parts, func(op dbaas.Operation) bool { return op.ResourceID == in.ID })
+	ch := change{kind: kindDelete, instance: in, before: sizes(in)}
+	switch {
+	case part < 0 && in.Task != dbaas.TaskBuilding, part >= 0 && parts[part].Status.Ended():
+		return "", busy
+	case part >= 0:
+		parent = &parts[part]
+		if err := tx.Supersede(parent.ID, kindDelete, c.UserID); err != nil {
+			return "", err
+		}
+	}
+	in.Task = dbaas.TaskDeleting
+	if err := tx.UpdateInstance(in); err != nil {
+		return "", err
+	}
+	s.plan(c, ch)
+	return parent.ID, tx.InsertEvent(newEvent(c, ch, parent.ID))
 }
 
 const kindDelete = "delete_instance"

@@ -18,8 +18,37 @@ func (s *Service) ResizeVolume(ctx context.Context, c Caller, id string, gb int)
 		}
 		before := sizes(in)
 		in.VolumeSize = gb
-		return s.resized(tx, in, "resize_volume", before, dbaas.QuotaVolumes)
+		replicas, err := growReplicas(tx, in)
+		if err != nil {
+			return change{}, err
+		}
+		ch, err := s.resized(tx, in, "resize_volume", before, dbaas.QuotaVolumes)
+		ch.lock = replicas
+		return ch, err
 	})
+}
+
+// growReplicas gives the replicas of a source volumes that are no smaller than its own. One that is broken is left alone.
+func growReplicas(tx *store.Tx, source *dbaas.Instance) (grown []string, err error) {
+	ids, err := tx.Replicas(source.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		in, err := tx.Instance(id)
+		if err != nil {
+			return nil, err
+		}
+		if !in.Task.Idle() || in.VolumeSize >= source.VolumeSize {
+			continue
+		}
+		in.VolumeSize, in.Task, in.Fault = source.VolumeSize, dbaas.TaskResizing, nil
+		if err := tx.UpdateInstance(in); err != nil {
+			return nil, err
+		}
+		grown = append(grown, id)
+	}
+	return grown, nil
 }
 
 // ResizeFlavor moves an instance to another flavor.

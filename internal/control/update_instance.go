@@ -17,6 +17,7 @@ type UpdateInstance struct {
 	Persistence        *dbaas.Persistence // "" is the datastore's default
 	Profile            *string            // of tuning; "" is none
 	Version            *string            // to upgrade to, by id or name
+	Detach             bool               // the replica leaves its source
 }
 
 // UpdateInstance applies a change. Name and protection are changed at once, in any state; a configuration group or
@@ -38,6 +39,8 @@ func (s *Service) UpdateInstance(ctx context.Context, c Caller, id string, u Upd
 		switch {
 		case u.Configuration != nil && u.Access != nil:
 			err = dbaas.Errorf(dbaas.BadRequest, "Change the configuration group and the access one after the other.")
+		case u.Detach:
+			operationID, err = s.detach(tx, c, in)
 		case u.Configuration != nil:
 			operationID, err = s.setConfiguration(ctx, tx, c, in, *u.Configuration)
 		case u.Access != nil:

@@ -71,6 +71,20 @@ func (v *InstanceView) Drift() []Drift {
 	return observed.Drift
 }
 
+// Down tells whether the primary's database is known not to serve at the instant now: its agent says so, or has fallen
+// silent.
+func (v *InstanceView) Down(now Instant) bool {
+	if len(v.Guests) == 0 {
+		return false
+	}
+	switch v.Guests[0].Status {
+	case GuestShutdown, GuestCrashed, GuestFailed:
+		return true
+	default:
+		return v.silent(now)
+	}
+}
+
 // silent tells whether the guest has fallen silent. One that was never heard of is unknown, not silent.
 func (v *InstanceView) silent(now Instant) bool {
 	h, ok := v.Heartbeats[v.Guests[0].ID]

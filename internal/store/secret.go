@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"gorm.io/gorm"
 
@@ -54,6 +55,30 @@ func (tx *Tx) FindSecret(ownerID, kind string) (id string, err error) {
 		return "", tx.failed("find secret", err)
 	}
 	return row.ID, nil
+}
+
+// CopySecrets gives an owner what another one has of each kind. What is pending is not copied.
+func (tx *Tx) CopySecrets(from, to string) error {
+	var rows []dbaas.Secret
+	if err := tx.db.Where("owner_id = ?", from).Order("id").Find(&rows).Error; err != nil {
+		return tx.failed("read secrets", err)
+	}
+	copied := map[string]bool{}
+	for i := range rows {
+		kind := rows[i].Kind
+		if copied[kind] || strings.HasPrefix(kind, "pending-") {
+			continue
+		}
+		copied[kind] = true
+		value, err := tx.s.open(&rows[i])
+		if err != nil {
+			return err
+		}
+		if _, err := tx.AddSecret(to, kind, value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // DeleteSecret removes a secret; one that is gone is no error.
