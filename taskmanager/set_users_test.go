@@ -71,3 +71,23 @@ func TestStopThatFailsStartsAgain(t *testing.T) {
 	}
 	h.requireServing(t, v)
 }
+
+// TestUsersOfACluster: what is asked of one member holds on all of them.
+func TestUsersOfACluster(t *testing.T) {
+	h := openHouse(t, "", t.TempDir())
+	in := h.createMember(t)
+	h.succeed(t, func() (string, error) {
+		return h.control.CreateUsers(t.Context(), tester, in, []control.NewUser{{Name: "writer", Password: "wonderland1", Grants: []string{"app:*"}}})
+	})
+	members := h.clusterView(t, h.view(t, in).ClusterID).Members
+	for _, m := range members {
+		client := redis.NewClient(&redis.Options{Addr: m.Guests[0].Address + ":6379", Username: "writer", Password: "wonderland1", DisableIdentity: true})
+		defer client.Close()
+		if err := client.Ping(t.Context()).Err(); err != nil {
+			t.Errorf("member %s does not know the user: %v", m.Name, err)
+		}
+	}
+	if len(members) < 3 {
+		t.Errorf("the cluster has %d members", len(members))
+	}
+}

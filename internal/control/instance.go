@@ -59,6 +59,11 @@ func requireIdle(tx *store.Tx, in *dbaas.Instance) error {
 	if in.ClusterID != "" {
 		return dbaas.Errorf(dbaas.NotImplemented, "Instance %s is a member of cluster %s: change the cluster.", in.ID, in.ClusterID)
 	}
+	return requireQuiet(tx, in)
+}
+
+// requireQuiet is requireIdle for what may also be asked of a member of a cluster.
+func requireQuiet(tx *store.Tx, in *dbaas.Instance) error {
 	op, err := tx.OperationHolding(in.ID)
 	if err != nil {
 		return err
@@ -75,13 +80,19 @@ func requireIdle(tx *store.Tx, in *dbaas.Instance) error {
 // beginChange locks an instance, requires it idle, sets its task and enqueues what edit says.
 func (s *Service) beginChange(ctx context.Context, c Caller, id string, task dbaas.Task,
 	edit func(tx *store.Tx, in *dbaas.Instance) (change, error)) (string, error) {
+	return s.beginChangeIf(ctx, c, id, task, requireIdle, edit)
+}
+
+// beginChangeIf is beginChange with another condition in the place of requireIdle.
+func (s *Service) beginChangeIf(ctx context.Context, c Caller, id string, task dbaas.Task,
+	require func(*store.Tx, *dbaas.Instance) error, edit func(*store.Tx, *dbaas.Instance) (change, error)) (string, error) {
 	var operationID string
 	err := s.commit(ctx, c, func(tx *store.Tx) error {
 		in, err := ownInstance(tx, c, id)
 		if err != nil {
 			return err
 		}
-		if err := requireIdle(tx, in); err != nil {
+		if err := require(tx, in); err != nil {
 			return err
 		}
 		ch, err := edit(tx, in)

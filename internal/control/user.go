@@ -185,7 +185,7 @@ func (a accounts) find(m *datastore.Manifest, name string) (*datastore.UserAccou
 	return nil, userNotFound(name)
 }
 
-// changeUsers enqueues that the group's accounts become what edit makes of them. They are pending, as a new password is,
+// changeUsers, which may be asked of any member of a cluster, enqueues that the group's accounts become what edit makes of them. They are pending, as a new password is,
 // until every member has them: one that refuses leaves the old ones in force.
 func (s *Service) changeUsers(ctx context.Context, c Caller, id string, edit func(*datastore.Manifest, accounts) (accounts, error)) (string, error) {
 	v, m, err := s.userManifest(ctx, c, id)
@@ -195,7 +195,7 @@ func (s *Service) changeUsers(ctx context.Context, c Caller, id string, edit fun
 	if v.ReplicaOf != "" {
 		return "", dbaas.Errorf(dbaas.BadRequest, "Instance %s is a replica: change the users on its source, %s.", v.ID, v.ReplicaOf)
 	}
-	return s.beginChange(ctx, c, id, dbaas.TaskUpdating, func(tx *store.Tx, in *dbaas.Instance) (change, error) {
+	return s.beginChangeIf(ctx, c, id, dbaas.TaskUpdating, requireQuiet, func(tx *store.Tx, in *dbaas.Instance) (change, error) {
 		others, err := otherMembers(tx, in)
 		if err != nil {
 			return change{}, err
