@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
@@ -96,6 +97,7 @@ func (g *Guest) Handover(ctx context.Context, to datastore.Endpoint) error {
 		return err
 	}
 	if i["master_failover_state"] == "no-failover" {
+		c.awaitMoment(ctx, to)
 		err := c.Do(ctx, "failover", "to", to.Address, to.Port, "timeout", patience(ctx).Milliseconds()).Err()
 		if hasPrefix(err, "ERR") { // nothing has begun
 			return errors.Join(g.write(r), dbaas.WrapError(err, dbaas.Conflict, "The database at %s is no replica in step; it cannot take over.", to.Address))
@@ -105,6 +107,54 @@ func (g *Guest) Handover(ctx context.Context, to datastore.Endpoint) error {
 		}
 	}
 	return g.awaitHandover(ctx, c, r, to)
+}
+
+// A replica tells once a second how far it is, and while writes wait nobody asks it to: beginBefore the next time, most of
+// that second is not spent waiting.
+const (
+	ackEvery    = time.Second
+	beginBefore = 150 * time.Millisecond
+)
+
+// awaitMoment waits for the moment to begin a handover: shortly before the replica tells how far it is, or now when it has
+// everything or its moments cannot be made out.
+func (c *client) awaitMoment(ctx context.Context, to datastore.Endpoint) {
+	ctx, cancel := context.WithTimeout(ctx, min(patience(ctx)/2, 3*ackEvery))
+	defer cancel()
+	first := ""
+	err := poll(ctx, func() (bool, error) {
+		i, err := c.info(ctx)
+		if err != nil {
+			return false, err
+		}
+		told := toldBy(i, to)
+		if told == i["master_repl_offset"] {
+			cancel() // nothing is being written
+		}
+		if first == "" {
+			first = told
+		}
+		return told != first, ctx.Err()
+	})
+	if err != nil {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(ackEvery - beginBefore):
+	}
+}
+
+// toldBy is the offset that a replica told last, "" for one that is not known.
+func toldBy(i info, to datastore.Endpoint) string {
+	for name, line := range i {
+		if strings.HasPrefix(name, "slave") && strings.HasPrefix(line, "ip="+to.Address+",") {
+			_, rest, _ := strings.Cut(line, ",offset=")
+			offset, _, _ := strings.Cut(rest, ",")
+			return offset
+		}
+	}
+	return ""
 }
 
 // patience is how long the replica may take to catch up: writes wait meanwhile.
