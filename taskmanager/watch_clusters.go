@@ -72,7 +72,7 @@ const (
 	clusterTick = 500 * time.Millisecond
 	// clusterLook is how often a cluster is looked at when nothing is heard of it, and clusterLookAgain when all is not well.
 	clusterLook      = time.Minute
-	clusterLookAgain = 5 * time.Second
+	clusterLookAgain = time.Second
 	// clusterPatience is how long a cluster may take to help itself: to elect a master, to restart a database.
 	clusterPatience = 15 * time.Second
 	clusterTimeout  = 15 * time.Second

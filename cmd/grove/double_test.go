@@ -21,6 +21,7 @@ type double struct {
 	next       int
 	instances  []*wire.Instance
 	groups     []*wire.Configuration
+	clusters   []*wire.Cluster
 	operations []*wire.Operation
 	answers    map[string][]byte // by idempotency key: to repeat
 	roots      map[string]bool
@@ -143,6 +144,10 @@ func (d *double) route(w http.ResponseWriter, r *http.Request, path []string) {
 			ID: "00000000-0000-7000-8000-00000000e001", Kind: "instance.create_instance.accepted", Message: "Accepted create_instance.",
 			ResourceType: "instance", ResourceID: r.URL.Query().Get("resource_id"), Actor: "demo", Created: doubleTime(),
 		}}})
+	case "GET clusters":
+		d.answer(w, map[string]any{"clusters": d.clusters})
+	case "POST clusters":
+		d.createCluster(w, r)
 	default:
 		d.routeOne(w, r, path)
 	}
@@ -152,7 +157,8 @@ func (d *double) route(w http.ResponseWriter, r *http.Request, path []string) {
 func pattern(path []string) string {
 	p := slices.Clone(path)
 	words := []string{"datastores", "versions", "parameters", "flavors", "instances", "limits", "mgmt", "quotas",
-		"configurations", "operations", "events", "action", "root", "users", "databases", "credentials", "configuration"}
+		"configurations", "operations", "events", "action", "root", "users", "databases", "credentials", "configuration",
+		"clusters"}
 	for i := range p {
 		if !slices.Contains(words, p[i]) {
 			p[i] = "*"
@@ -169,6 +175,12 @@ func (d *double) routeOne(w http.ResponseWriter, r *http.Request, path []string)
 	for _, i := range d.instances {
 		if path[0] == "instances" && i.ID == path[1] {
 			d.instance(w, r, i, pattern(path[2:]))
+			return
+		}
+	}
+	for _, cl := range d.clusters {
+		if path[0] == "clusters" && cl.ID == path[1] {
+			d.cluster(w, r, cl, pattern(path[2:]))
 			return
 		}
 	}
@@ -501,6 +513,8 @@ func (d *double) operation(w http.ResponseWriter, r *http.Request, o *wire.Opera
 		i := slices.IndexFunc(d.instances, func(i *wire.Instance) bool { return i.ID == o.ResourceID })
 		if i >= 0 {
 			d.advance(o, d.instances[i])
+		} else {
+			d.advance(o, nil)
 		}
 		d.answer(w, wire.OperationEnvelope{Operation: *o})
 	case "POST action":
@@ -583,4 +597,90 @@ func doubleFlavors() []wire.Flavor {
 		{ID: &one, StrID: "1", Name: "db.tiny", RAM: 512, VCPUs: 1, Disk: 5},
 		{ID: &two, StrID: "2", Name: "db.small", RAM: 1024, VCPUs: 1, Disk: 10},
 	}
+}
+
+func (d *double) createCluster(w http.ResponseWriter, r *http.Request) {
+	var body wire.CreateClusterRequest
+	read(r, &body)
+	cl := &wire.Cluster{
+		ID: d.id(), Name: body.Cluster.Name, Task: wire.ClusterTask{ID: 2, Name: "BUILDING", Description: "building the initial cluster"},
+		Created: doubleTime(), Updated: doubleTime(), Datastore: wire.DatastoreRef{Type: "redis", Version: "7.0"},
+	}
+	cl.Replicas, _ = body.Cluster.ExtendedProperties.ReplicasPerShard.Int()
+	for range body.Cluster.Instances {
+		d.join(cl, "")
+	}
+	d.clusters = append(d.clusters, cl)
+	shown := *cl
+	shown.Password = doublePassword
+	w.Header().Set(wire.HeaderOperation, d.enqueueFor(cl, "create_cluster").ID)
+	d.answer(w, wire.ClusterEnvelope{Cluster: shown})
+}
+
+func (d *double) join(cl *wire.Cluster, name string) {
+	if name == "" {
+		name = fmt.Sprintf("%s-member-%d", cl.Name, len(cl.Instances)+1)
+	}
+	cl.Instances = append(cl.Instances, wire.ClusterMember{
+		ID: d.id(), Name: name, Type: "member", Role: "master", Status: "ACTIVE", Health: "ok", Keys: 5461,
+		IP: []string{"127.77.0.9"}, Flavor: &wire.Resource{ID: "1"}, Volume: &wire.Volume{Size: 1}, Links: []wire.Link{},
+	})
+}
+
+func (d *double) enqueueFor(cl *wire.Cluster, kind string) *wire.Operation {
+	op := d.enqueue(kind, &wire.Instance{ID: cl.ID})
+	op.ResourceType = "cluster"
+	return op
+}
+
+func (d *double) cluster(w http.ResponseWriter, r *http.Request, cl *wire.Cluster, rest string) {
+	switch r.Method + " " + rest {
+	case "GET ":
+		d.answer(w, wire.ClusterEnvelope{Cluster: *cl})
+	case "GET credentials":
+		d.answer(w, wire.CredentialsEnvelope{Credentials: wire.Credentials{Username: "default", Password: doublePassword, URI: "redis://127.77.0.9:6379"}})
+	case "DELETE ":
+		d.clusters = slices.DeleteFunc(d.clusters, func(other *wire.Cluster) bool { return other == cl })
+		d.accept(w, d.enqueueFor(cl, "delete_cluster"))
+	case "POST ":
+		d.actOnCluster(w, r, cl)
+	default:
+		d.fault(w, 404, "itemNotFound", "There is no "+rest+".")
+	}
+}
+
+func (d *double) actOnCluster(w http.ResponseWriter, r *http.Request, cl *wire.Cluster) {
+	var action wire.ClusterAction
+	read(r, &action)
+	for _, m := range action.Grow {
+		name := ""
+		if m.Name != nil {
+			name = *m.Name
+		}
+		d.join(cl, name)
+		if m.RelatedTo != nil {
+			cl.Instances[len(cl.Instances)-1].Role = "replica"
+		}
+	}
+	for _, leaving := range action.Shrink {
+		cl.Instances = slices.DeleteFunc(cl.Instances, func(m wire.ClusterMember) bool { return m.ID == leaving.ID.ID() })
+	}
+	if action.Resize != nil && action.Resize.Volume != nil {
+		for i := range cl.Instances {
+			cl.Instances[i].Volume.Size, _ = action.Resize.Volume.Size.Int()
+		}
+	}
+	if action.Upgrade != nil {
+		cl.Datastore.Version = action.Upgrade.DatastoreVersion
+	}
+	if action.ConfigurationAttach != nil {
+		cl.Configuration = action.ConfigurationAttach.ConfigurationID.ID()
+	}
+	if action.ConfigurationDetach != nil {
+		cl.Configuration = ""
+	}
+	cl.Task = wire.ClusterTask{ID: 1, Name: "NONE", Description: "no task"}
+	w.Header().Set(wire.HeaderOperation, d.enqueueFor(cl, "some_change").ID)
+	w.WriteHeader(http.StatusAccepted)
+	d.answer(w, wire.ClusterEnvelope{Cluster: *cl})
 }
