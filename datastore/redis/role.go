@@ -52,6 +52,9 @@ func (r *record) login() settings {
 	return settings{"masteruser": replicationUser, "masterauth": r.ReplicationSecret}
 }
 
+// loadPatience is how long a change of role waits for a server that loads its data, which it does before it takes one.
+const loadPatience = 5 * time.Second
+
 // takeRole makes the server follow whom it should. It does not wait until that has its data.
 func (c *client) takeRole(ctx context.Context, r *record) error {
 	if r.Desired.Cluster {
@@ -73,7 +76,12 @@ func (c *client) takeRole(ctx context.Context, r *record) error {
 	if m != nil {
 		args = []any{"replicaof", m.Address, m.Port}
 	}
-	err = c.Do(ctx, args...).Err()
+	waiting, cancel := context.WithTimeout(ctx, loadPatience)
+	defer cancel()
+	_ = poll(waiting, func() (bool, error) {
+		err = c.Do(ctx, args...).Err()
+		return !hasPrefix(err, "LOADING"), nil
+	})
 	if hasPrefix(err, "LOADING") {
 		return dbaas.WrapError(err, dbaas.Unavailable, "The database is loading its data and cannot change its role yet.")
 	}
