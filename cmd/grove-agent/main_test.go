@@ -143,7 +143,16 @@ func launch(t *testing.T, binary string, b guest.Bootstrap, h *host.Host) *exec.
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // one that has ended is as well
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // one that has ended is as well
+		_ = cmd.Wait()
+		left, err := spec.Open(nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		datastoretest.Destroy(t, left) // its database goes on
+	})
 	return cmd
 }
 
