@@ -526,7 +526,8 @@ func (m member) forget(ctx context.Context, args nodeArgs) (nothing, error) {
 }
 
 // reset makes the member a node that knows nobody, and of another id. It is refused while it holds anything that is not
-// elsewhere: a master's keys, or slots.
+// elsewhere: a master's keys, or slots. Its port is shut first: to a client whose map of the slots is old, one who cannot
+// be reached is a reason to ask another, while "CLUSTERDOWN" of one who knows nobody would be an error.
 func (m member) reset(ctx context.Context, args nodeArgs) (nothing, error) {
 	v, err := m.view(ctx, viewArgs{})
 	if err != nil || v.ID != args.ID { // done already
@@ -535,7 +536,23 @@ func (m member) reset(ctx context.Context, args nodeArgs) (nothing, error) {
 	if len(v.self().Slots) > 0 || v.self().Master && v.Keys > 0 {
 		return nothing{}, dbaas.Errorf(dbaas.Conflict, "The member still has %d hash slots and %d keys; it is not reset.", len(v.self().Slots), v.Keys)
 	}
+	if err := m.shut(ctx); err != nil {
+		return nothing{}, err
+	}
 	return nothing{}, m.cluster(ctx, "reset", "hard")
+}
+
+// shut closes the port for good and cuts who is connected to it.
+func (m member) shut(ctx context.Context) error {
+	dismissed := *m.record
+	dismissed.Dismissed = true
+	if err := m.write(&dismissed); err != nil {
+		return err
+	}
+	if err := m.configSet(ctx, settings{"port": "0"}); err != nil {
+		return fmt.Errorf("shut the port: %w", err)
+	}
+	return m.client.Do(ctx, "client", "kill", "type", "normal", "skipme", "yes").Err()
 }
 
 // bump gives the member's claims the last word.

@@ -61,13 +61,15 @@ type record struct {
 	Users             []datastore.UserAccount `json:"users,omitempty"`
 	// Yielding is to whom a handover is on its way, whose end is not known yet.
 	Yielding *datastore.Endpoint `json:"yielding,omitempty"`
+	// Dismissed: the member has left its cluster, and its port stays shut.
+	Dismissed bool `json:"dismissed,omitempty"`
 	// Before is what the database was before an upgrade that has not shown yet that the new version takes its data.
 	Before *datastore.Desired `json:"before,omitempty"`
 }
 
 // adopt takes over what a Desired says; secrets that it does not carry stay.
 func (r *record) adopt(d datastore.Desired) error {
-	r.Desired, r.Yielding = d, nil
+	r.Desired, r.Yielding, r.Dismissed = d, nil, false
 	if password := d.Secrets[datastore.SecretPassword]; password != "" {
 		r.PasswordHash = hashPassword(password)
 	}

@@ -207,6 +207,9 @@ func (g *Guest) openAfter(ctx context.Context, r *record, c *client, i info) (ca
 	if i["config_file"] != g.path(configFile) || running["dir"] != g.data {
 		return "", errors.New("the server at our socket is another: its configuration file or its directory is not ours")
 	}
+	if r.Dismissed {
+		return causeDismissed, nil
+	}
 	if cause, err := g.awaitRole(ctx, r, c, i); cause != "" || err != nil {
 		return cause, err
 	}

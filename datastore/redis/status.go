@@ -23,6 +23,7 @@ const (
 	causeDisk       = "The database refuses writes because it cannot write to its volume, which is probably full: resize the volume."
 	causeClients    = "All connections that maxclients allows are in use."
 	causeDamaged    = "The append-only file is damaged in the middle. Repairing it would cut off what follows, so that nobody does so unasked: restore a backup, or ask the operator."
+	causeDismissed  = "The member has left its cluster and waits to be removed."
 	causeStarting   = "The database is starting."
 )
 
