@@ -8,7 +8,7 @@ import (
 func (s *Server) actOnInstance(r *request, body *wire.InstanceAction) (*answer, error) {
 	named := 0
 	for _, there := range []bool{
-		body.Restart != nil, body.Stop != nil, body.Start != nil, body.Rebuild != nil, body.Resize != nil, body.ResetStatus != nil,
+		body.Restart != nil, body.Stop != nil, body.Start != nil, body.Rebuild != nil, body.Failover != nil, body.Resize != nil, body.ResetStatus != nil,
 		body.PromoteToReplicaSource != nil, body.EjectReplicaSource != nil,
 	} {
 		if there {
@@ -16,7 +16,7 @@ func (s *Server) actOnInstance(r *request, body *wire.InstanceAction) (*answer, 
 		}
 	}
 	if named != 1 {
-		return nil, badRequest("Name exactly one action, with an object: restart, stop, start, rebuild, resize, promote_to_replica_source, eject_replica_source or reset_status.")
+		return nil, badRequest("Name exactly one action, with an object: restart, stop, start, rebuild, failover, resize, promote_to_replica_source, eject_replica_source or reset_status.")
 	}
 	id, ctx := r.param("id"), r.Context()
 	switch {
@@ -28,6 +28,10 @@ func (s *Server) actOnInstance(r *request, body *wire.InstanceAction) (*answer, 
 		return s.act(r, "instance:start", func() (string, error) { return s.Control.StartInstance(ctx, r.caller, id) })
 	case body.Rebuild != nil:
 		return s.act(r, "instance:rebuild", func() (string, error) { return s.Control.RebuildInstance(ctx, r.caller, id) })
+	case body.Failover != nil:
+		return s.act(r, "instance:failover", func() (string, error) {
+			return s.Control.FailOver(ctx, r.caller, id, body.Failover.Drill)
+		})
 	case body.Resize != nil:
 		return s.resize(r, id, body.Resize)
 	case body.ResetStatus != nil:

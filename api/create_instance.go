@@ -74,6 +74,9 @@ func instanceWish(i *wire.CreateInstance) (control.CreateInstance, error) {
 	if d := i.Datastore; d != nil {
 		wish.Datastore, wish.Version, wish.VersionNumber = d.Type, d.Version, d.VersionNumber
 	}
+	if wish.HighAvailability, err = availabilityWish(i.HighAvailability); err != nil {
+		return none, err
+	}
 	if wish.Nic, err = nicWish(i.Nics); err != nil {
 		return none, err
 	}

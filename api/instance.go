@@ -140,6 +140,7 @@ func (s *Server) renderInstanceDetail(r *request, v *dbaas.InstanceView) wire.In
 	if v.ConfigurationID != "" {
 		i.Configuration = &wire.Resource{ID: v.ConfigurationID, Name: v.ConfigurationName, Links: links(r, "configurations", v.ConfigurationID)}
 	}
+	i.HighAvailability = s.renderProtection(r, v)
 	if v.Operation != nil {
 		summary := summarize(v.Operation)
 		i.Operation = &summary

@@ -16,7 +16,7 @@ func (s *Server) putInstance(r *request, body *wire.PutInstanceRequest) (*answer
 	}
 	return s.updateInstance(r, instanceChange{
 		name: i.Name, protection: i.DeletionProtection, configuration: i.Configuration, access: i.Access,
-		replicaOf: i.ReplicaOf, version: i.DatastoreVersion, persistence: i.Persistence, profile: i.Profile,
+		replicaOf: i.ReplicaOf, version: i.DatastoreVersion, persistence: i.Persistence, profile: i.Profile, availability: i.HighAvailability,
 	})
 }
 
@@ -27,7 +27,7 @@ func (s *Server) patchInstance(r *request, body *wire.PatchInstanceRequest) (*an
 	}
 	return s.updateInstance(r, instanceChange{
 		name: i.Name, protection: i.DeletionProtection, configuration: i.Configuration,
-		replicaOf: i.ReplicaOf, slaveOf: i.SlaveOf, version: i.DatastoreVersion, persistence: i.Persistence, profile: i.Profile,
+		replicaOf: i.ReplicaOf, slaveOf: i.SlaveOf, version: i.DatastoreVersion, persistence: i.Persistence, profile: i.Profile, availability: i.HighAvailability,
 	})
 }
 
@@ -42,12 +42,13 @@ type instanceChange struct {
 	version       wire.Optional[json.RawMessage]
 	persistence   wire.Optional[string]
 	profile       wire.Optional[string]
+	availability  wire.Optional[wire.HighAvailability]
 }
 
 // require checks what may be asked for together.
 func (c *instanceChange) require() error {
 	asked := 0
-	for _, set := range []bool{c.configuration.Set, c.access.Set, c.replicaOf.Set, c.slaveOf.Set, c.version.Set, c.persistence.Set, c.profile.Set} {
+	for _, set := range []bool{c.configuration.Set, c.access.Set, c.replicaOf.Set, c.slaveOf.Set, c.version.Set, c.persistence.Set, c.profile.Set, c.availability.Set} {
 		if set {
 			asked++
 		}
@@ -67,7 +68,7 @@ func (c *instanceChange) require() error {
 func (c *instanceChange) wish() (control.UpdateInstance, error) {
 	u := control.UpdateInstance{Name: c.name, DeletionProtection: c.protection}
 	u.Detach = c.replicaOf.Set || c.slaveOf.Set // whatever the value: Trove's clients send null, "" or the source
-	nothing := c.name == nil && c.protection == nil && !c.access.Set && !c.persistence.Set && !c.profile.Set && !c.version.Set && !u.Detach
+	nothing := c.name == nil && c.protection == nil && !c.access.Set && !c.persistence.Set && !c.profile.Set && !c.version.Set && !u.Detach && !c.availability.Set
 	if c.configuration.Set || nothing {
 		id := c.configuration.Value.ID()
 		u.Configuration = &id
@@ -92,6 +93,15 @@ func (c *instanceChange) wish() (control.UpdateInstance, error) {
 			return u, err
 		}
 		u.Version = &version
+	}
+	if c.availability.Set {
+		u.Availability = &control.ChangeAvailability{}
+		if !c.availability.Null {
+			var err error
+			if u.Availability.Wish, err = availabilityWish(&c.availability.Value); err != nil {
+				return u, err
+			}
+		}
 	}
 	return u, nil
 }

@@ -23,6 +23,7 @@ func (m *Manager) createInstance() engine.Workflow {
 			{Name: "ensureSecurityGroup", Doc: "setting up who may connect", Run: m.ensureSecurityGroup, Within: 5 * time.Minute},
 			{Name: "ensurePort", Doc: "getting an address", Run: m.ensurePort, Within: 5 * time.Minute},
 			{Name: "ensureAddress", Doc: "getting the address that stays with the instance", Run: m.ensureAddress, Within: 5 * time.Minute},
+			{Name: "beginStandby", Doc: "beginning the standby", Run: m.beginStandby, Within: 5 * time.Minute},
 			{Name: "ensureVolume", Doc: "creating the volume", Run: m.ensureVolume, Within: 5 * time.Minute},
 			{Name: "awaitVolume", Doc: "waiting for the volume", Run: m.awaitVolume, Within: 10 * time.Minute},
 			{Name: "ensureAccount", Doc: "creating the guest's login at the message broker", Run: m.ensureAccount, Within: 5 * time.Minute},
@@ -33,6 +34,7 @@ func (m *Manager) createInstance() engine.Workflow {
 			{Name: "awaitReady", Doc: "waiting for the database to serve", Run: m.awaitReady, Within: 30 * time.Minute},
 			{Name: "awaitCopy", Doc: "copying the data of the source", Run: m.awaitCopy, Within: 6 * time.Hour},
 			{Name: "pointAddress", Doc: "connecting the instance's address", Run: m.pointAddress, Within: 5 * time.Minute},
+			{Name: "awaitStandby", Doc: "waiting for the standby", Run: m.awaitStandby, Within: 6 * time.Hour},
 			{Name: "markActive", Doc: "publishing the instance", Run: m.markCreated, Within: 5 * time.Minute},
 		},
 		Failed: m.giveUp,
@@ -221,7 +223,12 @@ func (m *Manager) ensureServer(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return err
 	}
+	group, err := m.serverGroup(ctx, s)
+	if err != nil {
+		return err
+	}
 	server, err := m.Cloud.EnsureServer(ctx, cloud.ServerSpec{
+		GroupID: group,
 		GuestID: s.guest.ID, Name: objectName(s.guest.ID), FlavorID: s.instance.FlavorID,
 		Image: version.Image, ImageTags: version.ImageTags, Zone: s.instance.Zone,
 		PortID: s.guest.PortID, VolumeID: s.guest.VolumeID, RecordedID: s.guest.ServerID, UserData: bootstrap,
@@ -234,6 +241,19 @@ func (m *Manager) ensureServer(ctx context.Context, op *engine.Operation) error 
 		s.guest.ServerID = server.ID
 		return nil
 	})
+}
+
+// serverGroup gives the group that keeps an instance's servers apart, or as its locality says; "" where there is no rule.
+func (m *Manager) serverGroup(ctx context.Context, s *subject) (string, error) {
+	policy := s.instance.Locality
+	if policy == "" && s.instance.HighAvailability != nil {
+		policy = "soft-anti-affinity"
+	}
+	if policy == "" {
+		return "", nil
+	}
+	id, err := m.Cloud.EnsureServerGroup(ctx, s.group.ID, policy)
+	return id, refused(err)
 }
 
 // bootstrap is what the new server's agent must know before its first contact.

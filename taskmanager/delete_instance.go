@@ -16,16 +16,79 @@ func (m *Manager) deleteInstance() engine.Workflow {
 		Kind: "delete_instance",
 		Doc:  "Removes everything that carries the instance's tag, then the instance. It takes over from whatever was running.",
 		Steps: []engine.Step{
-			{Name: "deleteServer", Doc: "deleting the server", Run: m.deleteOwned(cloud.KindServer, m.deleteServer), Within: 30 * time.Minute},
-			{Name: "deleteVolume", Doc: "deleting the volume", Run: m.deleteOwned(cloud.KindVolume, m.deleteVolume), Within: 30 * time.Minute},
+			{Name: "cancelChildren", Doc: "ending what was begun for the instance", Run: m.dropChildren, Within: 30 * time.Minute},
+			{Name: "deleteServer", Doc: "deleting the server", Run: m.deleteOfAll(cloud.KindServer, m.deleteServer), Within: 30 * time.Minute},
+			{Name: "deleteServerGroup", Doc: "removing the rule of where servers run", Run: m.deleteServerGroup, Within: 30 * time.Minute},
+			{Name: "deleteVolume", Doc: "deleting the volume", Run: m.deleteOfAll(cloud.KindVolume, m.deleteVolume), Within: 30 * time.Minute},
 			m.deleteAddressStep(),
-			{Name: "deletePort", Doc: "giving the address back", Run: m.deleteOwned(cloud.KindPort, m.deletePort), Within: 30 * time.Minute},
-			{Name: "deleteSecurityGroup", Doc: "removing who may connect", Run: m.deleteOwned(cloud.KindSecurityGroup, m.deleteSecurityGroup), Within: 30 * time.Minute},
-			{Name: "deleteAccount", Doc: "removing the guest's login at the message broker", Run: m.deleteAccount, Within: 30 * time.Minute},
+			{Name: "deletePort", Doc: "giving the address back", Run: m.deleteOfAll(cloud.KindPort, m.deletePort), Within: 30 * time.Minute},
+			{Name: "deleteSecurityGroup", Doc: "removing who may connect", Run: m.deleteOfAll(cloud.KindSecurityGroup, m.deleteSecurityGroup), Within: 30 * time.Minute},
+			{Name: "deleteAccount", Doc: "removing the guest's login at the message broker", Run: m.deleteAccounts, Within: 30 * time.Minute},
 			{Name: "removeInstance", Doc: "removing the instance", Run: m.removeInstance, Within: 30 * time.Minute},
 		},
-		Failed: m.giveUp,
-		Ended:  "ERROR with the fault; deleting again goes on where it stopped.",
+		ChildrenMayFail: true,
+		Failed:          m.giveUp,
+		Ended:           "ERROR with the fault; deleting again goes on where it stopped.",
+	}
+}
+
+// dropChildren ends what the operation had begun that this delete took over, and waits for that: it would go on making
+// what is being deleted. What that operation remembered is of no use any more.
+func (m *Manager) dropChildren(ctx context.Context, op *engine.Operation) error {
+	op.State = nil
+	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
+		children, err := tx.Children(op.ID)
+		if err != nil {
+			return err
+		}
+		for _, child := range children {
+			if !child.Status.Ended() && !child.Cancel {
+				if err := tx.CancelOperation(child.ID); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	running, err := m.runningChild(ctx, op)
+	if err != nil || running == nil {
+		return err
+	}
+	op.SetProgress("waiting for the end of %s", running.Kind)
+	return later(op, readyPoll)
+}
+
+// deleteServerGroup removes the policy of where the group's servers run with the last instance of the group.
+func (m *Manager) deleteServerGroup(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	for _, other := range s.members {
+		if other.instance.ID != s.instance.ID {
+			return nil
+		}
+	}
+	return m.Cloud.DeleteServerGroup(ctx, s.group.ID)
+}
+
+// deleteOfAll is deleteOwned for every guest of the instance.
+func (m *Manager) deleteOfAll(kind string, del func(ctx context.Context, id string) error) func(context.Context, *engine.Operation) error {
+	return func(ctx context.Context, op *engine.Operation) error {
+		s, err := m.load(ctx, op)
+		if err != nil {
+			return err
+		}
+		var last error
+		for _, one := range append(s.others(), member{s.instance, s.guest}) {
+			if err := m.deleteAll(ctx, op, one.guest.ID, kind, del); err != nil {
+				last = err // the others need not wait for it
+			}
+		}
+		return last
 	}
 }
 
@@ -97,22 +160,37 @@ func (m *Manager) deleteAccount(ctx context.Context, op *engine.Operation) error
 	return m.Accounts.Delete(ctx, s.guest.ID, s.guest.Queue)
 }
 
+func (m *Manager) deleteAccounts(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	for _, one := range append(s.others(), member{s.instance, s.guest}) {
+		if err := m.Accounts.Delete(ctx, one.guest.ID, one.guest.Queue); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // removeInstance ends the rows. An instance that is gone already is success: the step ran before.
 func (m *Manager) removeInstance(ctx context.Context, op *engine.Operation) error {
-	var guestID string
+	var guests []member
 	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
 		s, err := readSubject(tx, op)
 		if err != nil {
 			return err
 		}
-		guestID = s.guest.ID
+		guests = append(s.others(), member{s.instance, s.guest})
 		return tx.DeleteInstance(op.ResourceID)
 	})
 	if dbaas.ErrorCode(err) == dbaas.NotFound {
 		return nil
 	}
 	if err == nil {
-		m.keys.forget(guestID)
+		for _, one := range guests {
+			m.keys.forget(one.guest.ID)
+		}
 	}
 	return err
 }

@@ -445,7 +445,17 @@ type countingDatastore struct {
 }
 
 func (d countingDatastore) Guest(h *host.Host) datastore.Guest {
-	return countingGuest{Guest: d.Datastore.Guest(h), effects: d.effects}
+	g := countingGuest{Guest: d.Datastore.Guest(h), effects: d.effects}
+	if replica, ok := g.Guest.(datastore.Replica); ok {
+		return countingReplica{countingGuest: g, Replica: replica}
+	}
+	return g
+}
+
+// countingReplica is a countingGuest whose database can follow another.
+type countingReplica struct {
+	countingGuest
+	datastore.Replica
 }
 
 type countingGuest struct {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/guest"
@@ -76,11 +78,19 @@ func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.St
 	}
 	m.Reports.Report("changed")
 	m.clusters.news(g.GroupID)
+	if worrying(r) {
+		m.watch.suspect(g.InstanceID)
+	}
 	woken, err := m.Store.WakeOperations(ctx, g.InstanceID)
 	for _, id := range woken {
 		m.engine.Nudge(id)
 	}
 	return err
+}
+
+// worrying tells whether a report gives reason to look at the guest's instance.
+func worrying(r *guest.StatusReport) bool {
+	return r.Status.Status != dbaas.GuestHealthy || slices.ContainsFunc(r.Peers, func(p datastore.PeerView) bool { return !p.Alive })
 }
 
 // peersOf is how a guest sees the others of its group, as it is stored.

@@ -53,12 +53,14 @@ type Manager struct {
 	keys   *keyCache
 	// clusters says which clusters are to be looked at.
 	clusters *clusterWatch
+	watch    *watch
 }
 
 // New makes a Manager. It starts nothing.
 func New(c Config) (*Manager, error) {
 	m := &Manager{Config: c, clusters: newClusterWatch()}
 	m.keys = newKeyCache(c.Store)
+	m.watch = newWatch(m)
 	m.guests = guest.NewClient(c.Transport, c.Node, m.keys.key)
 	var err error
 	m.engine, err = engine.New(engine.Config{
@@ -99,6 +101,11 @@ func (m *Manager) Workflows() []engine.Workflow {
 		m.resizeClusterFlavor(),
 		m.configureCluster(),
 		m.healCluster(),
+		m.addGuest(),
+		m.removeGuest(),
+		m.changeAvailability(),
+		m.failover(),
+		m.repairStandby(),
 	}
 }
 
@@ -134,6 +141,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g.Go(func() error { return m.serveNudges(ctx) })
 	g.Go(func() error { return m.receiveReports(ctx) })
 	g.Go(func() error { return m.receiveHeartbeats(ctx) })
+	g.Go(func() error { return m.watch.run(ctx) })
 	g.Go(func() error { return m.every(ctx, catalogInterval, "sync the catalog", m.SyncCatalog) })
 	g.Go(func() error { return m.watchClusters(ctx) })
 	g.Go(func() error { return m.every(ctx, purgeInterval, "purge", m.purge) })
@@ -151,6 +159,9 @@ func (m *Manager) count(t engine.Transition) {
 	m.Operations.Transition(t.Kind, string(t.Outcome))
 	if t.Step != "" {
 		m.Operations.Step(t.Kind, t.Step, string(t.Outcome), t.Ran)
+	}
+	if t.Operation.Status.Ended() && t.Kind == kindFailover {
+		m.watch.suspect(t.Operation.ResourceID) // the old primary is to be the standby
 	}
 	if t.Operation.Status.Ended() {
 		m.Operations.Ended(t.Kind, string(t.Operation.Status), t.Operation.EndedAt.Sub(t.Operation.CreatedAt))

@@ -21,6 +21,8 @@ type trial struct {
 	// creates: the trial needs no instance and makes one. deletes: it leaves none. spends: what it leaves has another form
 	// than before, and is not used again.
 	creates, deletes, spends bool
+	// settles: the watch goes on with the instance afterwards until it is protected again, so that the effects vary.
+	settles bool
 	// check looks at the instance afterwards; nil: being ACTIVE is enough.
 	check func(t *testing.T, h *house, in *dbaas.InstanceView)
 	// failed looks at the instance after a failure for good; nil: it must be as before, and serve.
@@ -34,6 +36,7 @@ func forms() map[string]func(h *house, t *testing.T) (in string) {
 		"":            (*house).createActive,
 		"replication": (*house).createReplicated,
 		"cluster":     (*house).createMember,
+		"standby":     (*house).createStandby,
 	}
 }
 
@@ -69,6 +72,12 @@ func trials() map[string]trial {
 		"resize_cluster_flavor": resizeClusterFlavorTrial(),
 		"configure_cluster":     configureClusterTrial(),
 		"heal_cluster":          healClusterTrial(),
+
+		"add_guest":           addGuestTrial(),
+		"remove_guest":        removeGuestTrial(),
+		"change_availability": changeAvailabilityTrial(),
+		"failover":            failoverTrial(),
+		"repair_standby":      repairTrial(),
 	}
 }
 

@@ -78,6 +78,7 @@ type InstanceDetail struct {
 	OperatingStatusCause string            `json:"operating_status_cause,omitempty"` // when it is not healthy
 	Drift                []Drift           `json:"drift,omitempty"`                  // what is not as Grove set it
 	Operation            *OperationSummary `json:"operation,omitempty"`              // that works on the instance now
+	HighAvailability     *Protection       `json:"high_availability,omitempty"`      // of a hot standby
 }
 
 // Drift is a setting of the database, for administrators also of its server, that is otherwise than Grove set it.
@@ -86,6 +87,35 @@ type Drift struct {
 	Value    string `json:"value"`
 	Expected string `json:"expected"`
 	Advice   string `json:"advice,omitempty"`
+}
+
+// HighAvailability is the wish for a standby behind an instance's address.
+type HighAvailability struct {
+	Durability   string `json:"durability"`              // "async" or "bounded"
+	WhenDegraded string `json:"when_degraded,omitempty"` // "refuse" or "accept"; of the bounded class
+}
+
+// Protection is a hot standby as it was wished for and as it is.
+type Protection struct {
+	HighAvailability
+	State   string   `json:"state"` // "protected", "degraded", "failing_over"
+	Cause   string   `json:"cause,omitempty"`
+	Standby *Standby `json:"standby,omitempty"`
+}
+
+// Standby is the guest that takes over when the primary fails.
+type Standby struct {
+	Status  string   `json:"status"` // of its database, in the words of operating_status
+	Role    string   `json:"role,omitempty"`
+	InStep  bool     `json:"in_step"`
+	Lag     *float64 `json:"lag_seconds,omitempty"`
+	Updated Time     `json:"updated"`
+	ID      string   `json:"id,omitempty"` // for administrators
+}
+
+// Failover hands an instance's writes to its standby; as a drill, as if the primary had died.
+type Failover struct {
+	Drill bool `json:"drill,omitempty"`
 }
 
 // InstanceEnvelope is the answer with one instance.
@@ -108,26 +138,27 @@ type CreateInstanceRequest struct {
 
 // CreateInstance is the wish for an instance.
 type CreateInstance struct {
-	Name               string          `json:"name"`
-	FlavorRef          Ref             `json:"flavorRef,omitzero"`
-	Volume             *VolumeRequest  `json:"volume,omitempty"`
-	Datastore          *DatastoreRef   `json:"datastore,omitempty"`
-	Nics               []Nic           `json:"nics,omitempty" wire:"strict"`
-	AvailabilityZone   *string         `json:"availability_zone,omitempty"`
-	Configuration      *Ref            `json:"configuration,omitempty"`
-	Locality           *string         `json:"locality,omitempty"`
-	RegionName         *string         `json:"region_name,omitempty"`
-	Access             *AccessRequest  `json:"access,omitempty"`
-	DeletionProtection bool            `json:"deletion_protection,omitempty"`
-	Persistence        *string         `json:"persistence,omitempty"`
-	Profile            *string         `json:"profile,omitempty"`
-	ReplicaCount       *Number         `json:"replica_count,omitempty"`
-	ReplicaOf          json.RawMessage `json:"replica_of,omitempty"`
-	SlaveOf            json.RawMessage `json:"slave_of,omitempty"`
-	RestorePoint       json.RawMessage `json:"restorePoint,omitempty"`
-	Databases          json.RawMessage `json:"databases,omitempty"`
-	Users              json.RawMessage `json:"users,omitempty"`
-	Modules            json.RawMessage `json:"modules,omitempty"`
+	Name               string            `json:"name"`
+	FlavorRef          Ref               `json:"flavorRef,omitzero"`
+	Volume             *VolumeRequest    `json:"volume,omitempty"`
+	Datastore          *DatastoreRef     `json:"datastore,omitempty"`
+	Nics               []Nic             `json:"nics,omitempty" wire:"strict"`
+	AvailabilityZone   *string           `json:"availability_zone,omitempty"`
+	Configuration      *Ref              `json:"configuration,omitempty"`
+	Locality           *string           `json:"locality,omitempty"`
+	RegionName         *string           `json:"region_name,omitempty"`
+	Access             *AccessRequest    `json:"access,omitempty"`
+	DeletionProtection bool              `json:"deletion_protection,omitempty"`
+	Persistence        *string           `json:"persistence,omitempty"`
+	Profile            *string           `json:"profile,omitempty"`
+	ReplicaCount       *Number           `json:"replica_count,omitempty"`
+	ReplicaOf          json.RawMessage   `json:"replica_of,omitempty"`
+	SlaveOf            json.RawMessage   `json:"slave_of,omitempty"`
+	RestorePoint       json.RawMessage   `json:"restorePoint,omitempty"`
+	Databases          json.RawMessage   `json:"databases,omitempty"`
+	Users              json.RawMessage   `json:"users,omitempty"`
+	Modules            json.RawMessage   `json:"modules,omitempty"`
+	HighAvailability   *HighAvailability `json:"high_availability,omitempty" wire:"strict"`
 }
 
 // VolumeRequest is the wish for a volume. The type may be null.
@@ -157,14 +188,15 @@ type PutInstanceRequest struct {
 
 // PutInstance is a change of an instance: at most one key besides name and deletion_protection.
 type PutInstance struct {
-	Name               *string                   `json:"name,omitempty"`
-	Configuration      Optional[Ref]             `json:"configuration,omitzero"`
-	Access             Optional[AccessRequest]   `json:"access,omitzero" wire:"strict"`
-	DeletionProtection *bool                     `json:"deletion_protection,omitempty"`
-	ReplicaOf          Optional[json.RawMessage] `json:"replica_of,omitzero"`
-	DatastoreVersion   Optional[json.RawMessage] `json:"datastore_version,omitzero"`
-	Persistence        Optional[string]          `json:"persistence,omitzero"`
-	Profile            Optional[string]          `json:"profile,omitzero"`
+	Name               *string                    `json:"name,omitempty"`
+	Configuration      Optional[Ref]              `json:"configuration,omitzero"`
+	Access             Optional[AccessRequest]    `json:"access,omitzero" wire:"strict"`
+	DeletionProtection *bool                      `json:"deletion_protection,omitempty"`
+	ReplicaOf          Optional[json.RawMessage]  `json:"replica_of,omitzero"`
+	DatastoreVersion   Optional[json.RawMessage]  `json:"datastore_version,omitzero"`
+	Persistence        Optional[string]           `json:"persistence,omitzero"`
+	Profile            Optional[string]           `json:"profile,omitzero"`
+	HighAvailability   Optional[HighAvailability] `json:"high_availability,omitzero" wire:"strict"`
 }
 
 // PatchInstanceRequest is PutInstanceRequest with PATCH's own keys.
@@ -174,14 +206,15 @@ type PatchInstanceRequest struct {
 
 // PatchInstance is a change of an instance: at most one key besides name and deletion_protection.
 type PatchInstance struct {
-	Name               *string                   `json:"name,omitempty"`
-	Configuration      Optional[Ref]             `json:"configuration,omitzero"`
-	DeletionProtection *bool                     `json:"deletion_protection,omitempty"`
-	ReplicaOf          Optional[json.RawMessage] `json:"replica_of,omitzero"`
-	SlaveOf            Optional[json.RawMessage] `json:"slave_of,omitzero"`
-	DatastoreVersion   Optional[json.RawMessage] `json:"datastore_version,omitzero"`
-	Persistence        Optional[string]          `json:"persistence,omitzero"`
-	Profile            Optional[string]          `json:"profile,omitzero"`
+	Name               *string                    `json:"name,omitempty"`
+	Configuration      Optional[Ref]              `json:"configuration,omitzero"`
+	DeletionProtection *bool                      `json:"deletion_protection,omitempty"`
+	ReplicaOf          Optional[json.RawMessage]  `json:"replica_of,omitzero"`
+	SlaveOf            Optional[json.RawMessage]  `json:"slave_of,omitzero"`
+	DatastoreVersion   Optional[json.RawMessage]  `json:"datastore_version,omitzero"`
+	Persistence        Optional[string]           `json:"persistence,omitzero"`
+	Profile            Optional[string]           `json:"profile,omitzero"`
+	HighAvailability   Optional[HighAvailability] `json:"high_availability,omitzero" wire:"strict"`
 }
 
 // InstanceAction is a deed to do with an instance: exactly one of the keys.
@@ -191,6 +224,7 @@ type InstanceAction struct {
 	Stop                   *struct{}       `json:"stop,omitempty"`
 	Start                  *struct{}       `json:"start,omitempty"`
 	Rebuild                *struct{}       `json:"rebuild,omitempty"`
+	Failover               *Failover       `json:"failover,omitempty"`
 	Resize                 *Resize         `json:"resize,omitempty"`
 	ResetStatus            *ResetStatus    `json:"reset_status,omitempty"`
 	PromoteToReplicaSource json.RawMessage `json:"promote_to_replica_source,omitempty"`

@@ -444,6 +444,8 @@ func (d *double) act(w http.ResponseWriter, i *wire.Instance, action wire.Instan
 		d.accept(w, d.enqueue("stop_instance", i))
 	case action.Start != nil:
 		d.accept(w, d.enqueue("start_instance", i))
+	case action.Failover != nil:
+		d.accept(w, d.enqueue("failover", i))
 	case action.Resize != nil && action.Resize.Volume != nil:
 		size, _ := action.Resize.Volume.Size.Int()
 		if size <= i.Volume.Size {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/grove-dbaas/grove/api/wire"
 	"github.com/grove-dbaas/grove/cmd/grove/internal/client"
@@ -19,7 +20,7 @@ import (
 func (a *app) instanceCommand() *cobra.Command {
 	return a.group("instance", "Databases: create, look at, change, delete",
 		a.instanceList(), a.instanceShow(), a.instanceCreate(), a.instanceDelete(), a.instanceSet(), a.instanceRestart(),
-		a.instanceStop(), a.instanceStart(), a.instanceUpgrade(), a.instanceRebuild(),
+		a.instanceStop(), a.instanceStart(), a.instanceUpgrade(), a.instanceRebuild(), a.instanceFailover(),
 		a.instancePromote(), a.instanceEject(), a.instanceDetach(),
 		a.instanceResize(), a.instanceResetStatus(), a.instanceCredentials(),
 		a.group("configuration", "The configuration group of an instance", a.configurationAttach(), a.configurationDetach(), a.configurationDefault()),
@@ -248,6 +249,7 @@ type createFlags struct {
 	profile       string
 	replicaOf     string
 	replicas      int
+	availability  *availability
 }
 
 func (a *app) instanceCreate() *cobra.Command {
@@ -283,6 +285,7 @@ func (a *app) createFlags(cmd *cobra.Command, f *createFlags) {
 	flags.StringVar(&f.locality, "locality", "", "affinity or anti-affinity")
 	flags.BoolVar(&f.public, "is-public", false, "reachable from outside")
 	flags.StringArrayVar(&f.cidrs, "allowed-cidr", nil, "`network` that may connect from outside (repeat for more)")
+	f.availability = availabilityFlags(flags)
 	flags.BoolVar(&f.protected, "deletion-protection", false, "refuse deletion until it is taken off")
 	flags.StringVar(&f.replicaOf, "replica-of", "", "`instance` to follow, by name or id: its flavor, volume and datastore are the replica's")
 	flags.IntVar(&f.replicas, "replica-count", 0, "make this `number` of replicas, NAME-1, NAME-2, ... (with --replica-of)")
@@ -323,7 +326,7 @@ func (a *app) createInstance(cmd *cobra.Command, f *createFlags, w *waitFlags) e
 func (f *createFlags) wish(cmd *cobra.Command, c *client.Client) (wire.CreateInstance, error) {
 	wish := wire.CreateInstance{
 		Name: f.name, AvailabilityZone: optional(f.zone), RegionName: optional(f.region), Locality: optional(f.locality),
-		DeletionProtection: f.protected, Persistence: optional(f.persistence), Profile: optional(f.profile),
+		DeletionProtection: f.protected, Persistence: optional(f.persistence), Profile: optional(f.profile), HighAvailability: f.availability.wish(),
 	}
 	if err := f.shape(cmd, c, &wish); err != nil {
 		return wish, err
@@ -525,6 +528,9 @@ func (a *app) instanceSet() *cobra.Command {
 	cmd.MarkFlagsMutuallyExclusive("configuration", "remove-configuration")
 	cmd.MarkFlagsMutuallyExclusive("deletion-protection", "no-deletion-protection")
 	_ = cmd.RegisterFlagCompletionFunc("configuration", a.completeFlag(configurations()))
+	availability := availabilityFlags(flags)
+	flags.Bool("no-high-availability", false, "remove the standby")
+	cmd.MarkFlagsMutuallyExclusive("high-availability", "no-high-availability")
 	w := a.waitFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, ref, err := a.find(cmd.Context(), instances(), args[0])
@@ -532,6 +538,12 @@ func (a *app) instanceSet() *cobra.Command {
 			return err
 		}
 		var change wire.PutInstance
+		if wish := availability.wish(); wish != nil {
+			change.HighAvailability = wire.Some(*wish)
+		}
+		if boolFlag(cmd, "no-high-availability", "") {
+			change.HighAvailability = wire.Null[wire.HighAvailability]()
+		}
 		if flags.Changed("name") {
 			change.Name = name
 		}
@@ -706,6 +718,37 @@ func (a *app) instanceRebuild() *cobra.Command {
 	cmd := &cobra.Command{Use: "rebuild INSTANCE", Short: "Give the server of an instance a new root disk; the volume with all data stays"}
 	return a.action(cmd, func(*cobra.Command, *client.Client) (wire.InstanceAction, error) {
 		return wire.InstanceAction{Rebuild: &struct{}{}}, nil
+	})
+}
+
+// availability is the wish for a standby, as flags say it.
+type availability struct{ durability, whenDegraded string }
+
+func availabilityFlags(flags *pflag.FlagSet) *availability {
+	var v availability
+	flags.StringVar(&v.durability, "high-availability", "", "keep a standby that takes over, of this `durability`: async or bounded")
+	flags.StringVar(&v.whenDegraded, "when-degraded", "", "what a bounded instance does with `writes` while its standby is out of reach: refuse (the default) or accept")
+	return &v
+}
+
+func (v *availability) wish() *wire.HighAvailability {
+	if v.durability == "" && v.whenDegraded == "" {
+		return nil
+	}
+	return &wire.HighAvailability{Durability: v.durability, WhenDegraded: v.whenDegraded}
+}
+
+func (a *app) instanceFailover() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "failover INSTANCE", Short: "Let the standby of an instance take over",
+		Long: `Failover lets the standby take over, and the primary become the standby. Id and address stay.
+
+No write is lost: writes wait for less than a second. With --drill the primary is stopped as if it had died, to see what a
+real failure does.`,
+	}
+	drill := cmd.Flags().Bool("drill", false, "treat the primary as if it had died")
+	return a.action(cmd, func(*cobra.Command, *client.Client) (wire.InstanceAction, error) {
+		return wire.InstanceAction{Failover: &wire.Failover{Drill: *drill}}, nil
 	})
 }
 

@@ -29,8 +29,9 @@ type CreateInstance struct {
 	Nic                *dbaas.Nic
 	Access             dbaas.Access
 	DeletionProtection bool
-	Persistence        dbaas.Persistence // "" is the datastore's default
-	Profile            string            // of tuning; "" is none
+	Persistence        dbaas.Persistence       // "" is the datastore's default
+	Profile            string                  // of tuning; "" is none
+	HighAvailability   *dbaas.HighAvailability // nil: no standby
 }
 
 // Created is an accepted wish. The password is shown this once, and on a reveal call.
@@ -55,6 +56,11 @@ func (s *Service) CreateInstance(ctx context.Context, c Caller, r CreateInstance
 	}
 	created := &Created{Password: secret.GeneratePassword()}
 	in := newInstance(c, r, version, s.Region)
+	if in.HighAvailability != nil {
+		if err := s.requireStandbyPossible(version, in); err != nil {
+			return nil, err
+		}
+	}
 	err = s.commit(ctx, c, func(tx *store.Tx) error {
 		configured, err := s.configurationFor(ctx, tx, c, in, version)
 		if err != nil {
@@ -103,7 +109,7 @@ func newInstance(c Caller, r CreateInstance, version *VersionView, region string
 		DatastoreVersionID: version.ID, FlavorID: r.FlavorID, VolumeSize: r.VolumeSize, VolumeType: r.VolumeType,
 		ConfigurationID: r.ConfigurationID, Region: region, Zone: r.Zone, Locality: r.Locality,
 		Nic: r.Nic, Access: r.Access, DeletionProtection: r.DeletionProtection,
-		Persistence: r.Persistence, Profile: r.Profile, Task: dbaas.TaskBuilding,
+		Persistence: r.Persistence, Profile: r.Profile, Task: dbaas.TaskBuilding, HighAvailability: r.HighAvailability,
 	}
 }
 
@@ -124,14 +130,13 @@ func insertWithGuest(tx *store.Tx, in *dbaas.Instance) error {
 	if err := tx.InsertInstance(in); err != nil {
 		return err
 	}
-	guest := &dbaas.Guest{
-		ID: in.PrimaryGuestID, InstanceID: in.ID, GroupID: in.GroupID, ProjectID: in.ProjectID, Status: dbaas.GuestNew,
-	}
-	guest.Queue = guest.ID + "." + hex.EncodeToString(randomBytes(16))
-	if err := tx.InsertGuest(guest); err != nil {
+	if _, err := InsertGuest(tx, in, in.PrimaryGuestID); err != nil {
 		return err
 	}
-	_, err := tx.PutSecret(guest.ID, SecretRPCKey, randomBytes(32))
+	if in.HighAvailability == nil {
+		return nil
+	}
+	_, err := InsertGuest(tx, in, newID())
 	return err
 }
 
@@ -143,6 +148,17 @@ func putGroupPasswords(tx *store.Tx, groupID string, created *Created) error {
 	var err error
 	created.PasswordSecretID, err = tx.PutSecret(groupID, SecretPassword, []byte(created.Password))
 	return err
+}
+
+// InsertGuest writes the rows of a guest of an instance.
+func InsertGuest(tx *store.Tx, in *dbaas.Instance, id string) (*dbaas.Guest, error) {
+	guest := &dbaas.Guest{ID: id, InstanceID: in.ID, GroupID: in.GroupID, ProjectID: in.ProjectID, Status: dbaas.GuestNew}
+	guest.Queue = guest.ID + "." + hex.EncodeToString(randomBytes(16))
+	if err := tx.InsertGuest(guest); err != nil {
+		return nil, err
+	}
+	_, err := tx.PutSecret(guest.ID, SecretRPCKey, randomBytes(32))
+	return guest, err
 }
 
 // requireCatalog refuses what the region does not have.

@@ -18,6 +18,7 @@ type UpdateInstance struct {
 	Profile            *string            // of tuning; "" is none
 	Version            *string            // to upgrade to, by id or name
 	Detach             bool               // the replica leaves its source
+	Availability       *ChangeAvailability
 }
 
 // UpdateInstance applies a change. Name and protection are changed at once, in any state; a configuration group or
@@ -51,6 +52,8 @@ func (s *Service) UpdateInstance(ctx context.Context, c Caller, id string, u Upd
 			operationID, err = s.setProfile(ctx, tx, c, in, *u.Profile)
 		case u.Version != nil:
 			operationID, err = s.upgrade(ctx, tx, c, in, *u.Version)
+		case u.Availability != nil:
+			operationID, err = s.setAvailability(ctx, tx, c, in, u.Availability.Wish)
 		}
 		if err != nil {
 			return err

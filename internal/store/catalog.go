@@ -108,11 +108,15 @@ type usageRow struct {
 	Region    string
 	FlavorID  string
 	Instances int
+	Guests    int
 	Volumes   int
 }
 
+// A hot standby is one instance, and takes the memory and volumes of two.
 const usageQuery = `
-SELECT region, flavor_id, count(*) AS instances, CAST(sum(volume_charged) AS BIGINT) AS volumes
+SELECT region, flavor_id, count(*) AS instances,
+	CAST(sum(CASE WHEN high_availability IS NULL THEN 1 ELSE 2 END) AS BIGINT) AS guests,
+	CAST(sum(CASE WHEN high_availability IS NULL THEN 1 ELSE 2 END * volume_charged) AS BIGINT) AS volumes
 FROM instances WHERE project_id = ? AND deleted_at = 0 GROUP BY region, flavor_id`
 
 func usage(s *Store, db *gorm.DB, projectID string, defaults map[string]int) ([]dbaas.Usage, error) {
@@ -176,7 +180,7 @@ func memoryOf(s *Store, db *gorm.DB, rows []usageRow) (ram int, err error) {
 	for _, r := range rows {
 		for _, c := range catalogs {
 			if f, ok := c.Flavor(r.FlavorID); ok && c.Region == r.Region {
-				ram += f.RAM * r.Instances
+				ram += f.RAM * r.Guests
 			}
 		}
 	}

@@ -122,7 +122,10 @@ func (g *reportedGuest) apply(r ReportRow, now dbaas.Instant) (changed bool) {
 		g.PublicKey = r.PublicKey
 	}
 	g.Status, g.StatusCause, g.AgentVersion = r.Status, r.StatusCause, r.AgentVersion
-	g.Observed, g.Peers = r.Observed, r.Peers
+	g.Peers = r.Peers
+	if r.Observed != nil { // what a database that is dead now was last, it takes to choose who follows it
+		g.Observed = r.Observed
+	}
 	g.BootID, g.Sequence = r.BootID, r.Sequence
 	return changed
 }

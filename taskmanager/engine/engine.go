@@ -26,6 +26,8 @@ type Workflow struct {
 	// Resumed is called before the next step when a pre-empted operation goes on: it looks at the world again and gives
 	// the step to go on with ("" for the one at hand), or a Permanent error to end it. nil goes on where it was.
 	Resumed func(ctx context.Context, op *Operation) (step string, err error)
+	// ChildrenMayFail: a failed child is no failure of this operation.
+	ChildrenMayFail bool
 	// Ended describes for docs/workflows.md how a resource ends when the workflow fails.
 	Ended string
 }

@@ -134,7 +134,7 @@ func (e *Engine) look(h *hold) move {
 		return e.attempt(h, e.cleanup(h, w))
 	case h.Cancel:
 		return e.fail(h, w, dbaas.Fault{Message: cancelled})
-	case h.ChildFailure != "":
+	case h.ChildFailure != "" && !w.ChildrenMayFail:
 		return e.fail(h, w, dbaas.Fault{Message: h.ChildFailure, Details: "an operation that this one started has failed"})
 	case h.Step == "":
 		h.enter(w, 0)

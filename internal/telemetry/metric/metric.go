@@ -101,6 +101,8 @@ type Operations struct {
 	steps       *prometheus.HistogramVec
 	total       *prometheus.HistogramVec
 	lost        prometheus.Counter
+	failovers   *prometheus.HistogramVec
+	protection  *prometheus.CounterVec
 }
 
 // NewOperations registers the metrics of the engine.
@@ -115,7 +117,25 @@ func NewOperations(r *Registry) *Operations {
 			Help: "Runs whose result was refused because another process had taken the operation over."}),
 	}
 	r.MustRegister(m.lost)
+	m.failovers = r.histogram("grove_failover_duration_seconds",
+		"From the detection of a failure until the instance's address leads to who takes writes, by manner (automatic, planned, drill, revived).",
+		workBuckets(), "manner")
+	m.protection = r.counter("grove_instance_protection_changes_total", "Hot standbys that became protected or degraded.", "state")
 	return m
+}
+
+// Failover counts a failover, took after its reason was seen.
+func (m *Operations) Failover(manner string, took time.Duration) {
+	if m != nil {
+		m.failovers.WithLabelValues(manner).Observe(took.Seconds())
+	}
+}
+
+// Protection counts a hot standby that became protected or degraded.
+func (m *Operations) Protection(state string) {
+	if m != nil {
+		m.protection.WithLabelValues(state).Inc()
+	}
 }
 
 // Transition counts an operation that came to a status.

@@ -1,0 +1,509 @@
+package taskmanager
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+const kindFailover = "failover"
+
+const (
+	// lookWithin bounds one fresh look at a guest.
+	lookWithin = time.Second
+	// orderWithin bounds an order to a guest that should carry it out at once.
+	orderWithin = 3 * time.Second
+	// fencePoll is how soon a step looks again at a server that is being powered off.
+	fencePoll = 100 * time.Millisecond
+	// unfencedAfter is how long the asynchronous class tries to fence the old primary before it goes on without.
+	unfencedAfter = 10 * time.Second
+	// freshFor is how old the reason of a failover may be without another look at it.
+	freshFor = 3 * time.Second
+)
+
+func (m *Manager) failover() engine.Workflow {
+	return engine.Workflow{
+		Kind: kindFailover,
+		Doc:  "Makes an instance's standby its primary, and has its address lead there.",
+		Steps: []engine.Step{
+			{Name: "confirm", Doc: "looking again", Run: m.confirmFailover, Within: time.Minute},
+			{Name: "raiseEpoch", Doc: "shutting late commands out", Run: m.raiseEpochFirst, Within: 5 * time.Minute},
+			{Name: "handOver", Doc: "waiting for the standby to have every write", Run: m.handOver, Within: time.Minute},
+			{Name: "fence", Doc: "making sure that the old primary takes no writes", Run: m.fenceOld, Within: 24 * time.Hour},
+			{Name: "choose", Doc: "choosing the new primary", Run: m.chooseNew, Within: time.Hour},
+			{Name: "decide", Doc: "recording the new primary", Run: m.decideNew, Within: 5 * time.Minute},
+			{Name: "promote", Doc: "letting the new primary take writes", Run: m.promoteNew, Within: time.Hour},
+			{Name: "pointAddress", Doc: "moving the instance's address", Run: m.pointToNew, Within: time.Hour},
+			{Name: "repointReplicas", Doc: "telling the replicas", Run: m.repointReplicas, Within: 5 * time.Minute},
+			{Name: "publish", Doc: "telling what happened", Run: m.publishFailover, Within: 5 * time.Minute},
+		},
+		Failed: m.keepPrimary,
+		Ended:  "ACTIVE with the fault, and the primary as recorded last; the watch begins another failover when it is still needed.",
+	}
+}
+
+// eachOf loads the state of a failover and its subject, and saves the state when do is well. What is over does nothing.
+func (m *Manager) eachOf(ctx context.Context, op *engine.Operation, do func(state *control.FailoverState, s *subject) error) error {
+	var state control.FailoverState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	if state.Over {
+		return nil
+	}
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	if err := do(&state, s); err != nil {
+		return err
+	}
+	return op.Put(state)
+}
+
+// confirmFailover looks again where the reason is not fresh: whoever was away must not act on what was.
+func (m *Manager) confirmFailover(ctx context.Context, op *engine.Operation) error {
+	return m.eachOf(ctx, op, func(state *control.FailoverState, s *subject) error {
+		if state.Planned || state.Drill {
+			return nil
+		}
+		now, err := m.Store.Now(ctx)
+		if err != nil || now.Sub(state.DetectedAt) < freshFor {
+			return err
+		}
+		old, err := s.about(state.From)
+		if err != nil {
+			return err
+		}
+		reports := m.askAll(ctx, append(old.others(), member{old.instance, old.guest}))
+		if alive(reports[state.From]) {
+			m.Logger.InfoContext(ctx, "the primary is back, no failover", "operation", op.ID)
+			state.Over = true
+		}
+		return nil
+	})
+}
+
+// others gives the other guests of the subject's instance.
+func (s *subject) others() []member {
+	return slices.DeleteFunc(slices.Clone(s.members), func(m member) bool {
+		return m.instance.ID != s.instance.ID || m.guest.ID == s.guest.ID
+	})
+}
+
+// askAll asks agents how they are, all at once. Those that do not answer in time are not in the answer.
+func (m *Manager) askAll(ctx context.Context, members []member) map[string]*guest.StatusReport {
+	ctx, cancel := context.WithTimeout(ctx, lookWithin)
+	defer cancel()
+	var mu sync.Mutex
+	var looks sync.WaitGroup
+	reports := map[string]*guest.StatusReport{}
+	for _, one := range members {
+		looks.Go(func() {
+			report, err := m.guests.Guest(one.guest).Status(ctx)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			reports[one.guest.ID] = report
+		})
+	}
+	looks.Wait()
+	return reports
+}
+
+func alive(r *guest.StatusReport) bool { return r != nil && r.Status.Status == dbaas.GuestHealthy }
+
+// raiseEpochFirst makes everything that was ordered before too late.
+func (m *Manager) raiseEpochFirst(ctx context.Context, op *engine.Operation) error {
+	return m.eachOf(ctx, op, func(*control.FailoverState, *subject) error {
+		return m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
+			s, err := readSubject(tx, op)
+			if err != nil {
+				return err
+			}
+			s.group.Epoch++
+			return tx.UpdateGroup(s.group)
+		})
+	})
+}
+
+// handOver lets a living primary wait until its standby has everything, and change places with it.
+func (m *Manager) handOver(ctx context.Context, op *engine.Operation) error {
+	return m.eachOf(ctx, op, func(state *control.FailoverState, s *subject) error {
+		if !state.Planned {
+			return nil
+		}
+		old, err := s.about(state.From)
+		if err != nil {
+			return err
+		}
+		others := old.others()
+		if len(others) == 0 {
+			return engine.Permanent(dbaas.Errorf(dbaas.Unprocessable, "There is no standby to hand over to."))
+		}
+		port, err := m.listensOn(ctx, s)
+		if err != nil {
+			return err
+		}
+		to, err := json.Marshal(others[0].endpoint(port))
+		if err != nil {
+			return err
+		}
+		_, err = m.agent(old).Action(ctx, guest.ActionRequest{Fence: fence(op, old, "handover"), Name: datastore.ActionHandover, Args: to})
+		if err != nil {
+			return engine.Permanent(err)
+		}
+		state.To = others[0].guest.ID
+		return nil
+	})
+}
+
+// listensOn is where the subject's database listens.
+func (m *Manager) listensOn(ctx context.Context, s *subject) (int, error) {
+	version, err := m.Store.Version(ctx, s.instance.DatastoreVersionID)
+	if err != nil {
+		return 0, err
+	}
+	manifest, err := m.manifest(*version)
+	if err != nil {
+		return 0, err
+	}
+	return manifest.URIPort, nil
+}
+
+// fenceOld makes sure that the old primary takes no writes: its agent ends the database; where no agent answers the cloud
+// cuts the server's power. Without a fence the bounded class goes no further.
+func (m *Manager) fenceOld(ctx context.Context, op *engine.Operation) error {
+	return m.eachOf(ctx, op, func(state *control.FailoverState, s *subject) error {
+		if state.Planned || state.Fenced != "" {
+			return nil
+		}
+		old, err := s.about(state.From)
+		if err != nil {
+			return err
+		}
+		by, err := m.cutOff(ctx, op, old, state.OwnWord || state.Drill)
+		if err != nil {
+			return err
+		}
+		bounded := s.instance.HighAvailability != nil && s.instance.HighAvailability.Durability == dbaas.DurabilityBounded
+		if by == "" && !bounded && inStep(op) > unfencedAfter {
+			by = "nobody"
+		}
+		if by == "" {
+			op.SetProgress("the old primary can be neither reached nor powered off; in the bounded class nothing is switched before")
+			if !bounded {
+				op.SetProgress("the old primary is being powered off")
+			}
+			return engine.Wait(fencePoll)
+		}
+		state.Fenced = by
+		state.FencedAt, err = m.Store.Now(ctx)
+		return err
+	})
+}
+
+// cutOff ends a guest's database, and tells by whom it is known to have ended: "" for not yet. answers tells that its
+// agent did so a moment ago; else the cloud's word, which costs less than an agent's silence, is asked for first.
+func (m *Manager) cutOff(ctx context.Context, op *engine.Operation, s *subject, answers bool) (by string, err error) {
+	if !answers && m.isOff(ctx, s) {
+		return "cloud", nil
+	}
+	if inStep(op) < orderWithin { // an agent that did not answer the first time is not asked for ever
+		stopCtx, cancel := context.WithTimeout(ctx, orderWithin)
+		defer cancel()
+		if err := m.agent(s).Stop(stopCtx, guest.StopRequest{Fence: fence(op, s, "fence"), Now: true}); err == nil {
+			return "agent", nil
+		}
+	}
+	cloudCtx, cancel := context.WithTimeout(ctx, 2*orderWithin)
+	defer cancel()
+	if err := m.Cloud.PowerOffServer(cloudCtx, s.guest.ServerID); err != nil && dbaas.ErrorCode(err) != dbaas.NotFound {
+		m.Logger.WarnContext(ctx, "a server is not powered off yet", "server", s.guest.ServerID, "error", err)
+	}
+	if m.isOff(ctx, s) {
+		return "cloud", nil
+	}
+	return "", nil
+}
+
+// isOff tells whether the cloud says that nothing runs on a guest's server.
+func (m *Manager) isOff(ctx context.Context, s *subject) bool {
+	ctx, cancel := context.WithTimeout(ctx, orderWithin)
+	defer cancel()
+	server, err := m.Cloud.Server(ctx, s.guest.ServerID)
+	if err != nil {
+		return dbaas.ErrorCode(err) == dbaas.NotFound
+	}
+	return server.HostDown || server.Status == cloud.ServerShutoff
+}
+
+// chooseNew takes the guest that has most of the history. Where none could take over, the old primary is started again.
+func (m *Manager) chooseNew(ctx context.Context, op *engine.Operation) error {
+	return m.eachOf(ctx, op, func(state *control.FailoverState, s *subject) error {
+		if state.To != "" || state.Revive {
+			return nil
+		}
+		old, err := s.about(state.From)
+		if err != nil {
+			return err
+		}
+		for _, candidate := range old.others() {
+			at, err := m.askPosition(ctx, op, s.on(candidate))
+			if err != nil {
+				m.Logger.WarnContext(ctx, "a standby does not tell its position", "guest", candidate.guest.ID, "error", err)
+				continue
+			}
+			if !usable(at, state.Before, inStep(op) > orderWithin && !state.OwnWord) {
+				m.Logger.WarnContext(ctx, "a standby cannot take over", "guest", candidate.guest.ID, "history", at.History, "syncing", at.Syncing)
+				continue
+			}
+			if state.After == nil || at.History == state.After.History && at.Offset > state.After.Offset {
+				state.To, state.After = candidate.guest.ID, at
+			}
+		}
+		if state.To != "" {
+			return nil
+		}
+		op.SetProgress("no standby can take over yet")
+		if state.OwnWord && inStep(op) > orderWithin || inStep(op) > unfencedAfter {
+			state.Revive = true
+			return nil
+		}
+		return later(op, readyPoll)
+	})
+}
+
+// usable tells whether a database can take over: it has a copy, and of the history that the old primary had when that is
+// known. Where the old primary cannot come back by itself, any copy is better than none.
+func usable(at, before *datastore.Position, any bool) bool {
+	if at.History == "" || at.Syncing {
+		return false
+	}
+	return any || before == nil || before.History == "" || before.History == at.History
+}
+
+func (m *Manager) askPosition(ctx context.Context, op *engine.Operation, s *subject) (*datastore.Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, orderWithin)
+	defer cancel()
+	f := fence(op, s, fmt.Sprintf("position.%s.%d", s.guest.ID, op.LeaseEpoch))
+	text, err := m.agent(s).Action(ctx, guest.ActionRequest{Fence: f, Name: datastore.ActionPosition})
+	if err != nil {
+		return nil, err
+	}
+	var at datastore.Position
+	if err := json.Unmarshal(text, &at); err != nil {
+		return nil, fmt.Errorf("decode the position of %s: %w", s.guest.ID, err)
+	}
+	return &at, nil
+}
+
+// decideNew records who takes the writes. From here on every way leads forward.
+func (m *Manager) decideNew(ctx context.Context, op *engine.Operation) error {
+	return m.eachOf(ctx, op, func(state *control.FailoverState, _ *subject) error {
+		if state.Revive {
+			return nil
+		}
+		return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+			s.instance.PrimaryGuestID = state.To
+			return nil
+		})
+	})
+}
+
+// promoteNew lets the new primary take writes; or starts the old one again, which nobody can replace.
+func (m *Manager) promoteNew(ctx context.Context, op *engine.Operation) error {
+	return m.eachOf(ctx, op, func(state *control.FailoverState, s *subject) (err error) {
+		if state.Revive {
+			err = m.reviveOld(ctx, op, state, s)
+		} else {
+			if s, err = s.about(state.To); err != nil {
+				return err
+			}
+			orderCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			err = m.configureGuest(orderCtx, op, s, "promote")
+		}
+		if err != nil {
+			return err
+		}
+		state.PromotedAt, err = m.Store.Now(ctx)
+		return err
+	})
+}
+
+func (m *Manager) reviveOld(ctx context.Context, op *engine.Operation, state *control.FailoverState, s *subject) error {
+	old, err := s.about(state.From)
+	if err != nil {
+		return err
+	}
+	if err := m.powerOn(ctx, op, old); err != nil {
+		return err
+	}
+	return m.agent(old).Restart(ctx, fence(op, old, "revive"))
+}
+
+// powerOn starts a guest's server where it is off, and comes back until it runs.
+func (m *Manager) powerOn(ctx context.Context, op *engine.Operation, s *subject) error {
+	server, err := m.Cloud.Server(ctx, s.guest.ServerID)
+	if err != nil {
+		return err
+	}
+	if server.Status == cloud.ServerActive {
+		return nil
+	}
+	if err := m.Cloud.StartServer(ctx, s.guest.ServerID); err != nil {
+		return err
+	}
+	op.SetProgress("the server is %s", server.Status)
+	return later(op, cloudPoll)
+}
+
+func (m *Manager) pointToNew(ctx context.Context, op *engine.Operation) error {
+	return m.eachOf(ctx, op, func(state *control.FailoverState, s *subject) error {
+		if s.instance.AddressID != "" {
+			s, err := s.primary()
+			if err != nil {
+				return err
+			}
+			if err := m.Cloud.PointAddress(ctx, s.instance.AddressID, s.guest.PortID, s.group.Epoch); err != nil {
+				return err
+			}
+		}
+		var err error
+		state.PointedAt, err = m.Store.Now(ctx)
+		return err
+	})
+}
+
+// repointReplicas tells those who followed the old primary whom to follow now. Who cannot be told is told by the repair.
+func (m *Manager) repointReplicas(ctx context.Context, op *engine.Operation) error {
+	return m.eachOf(ctx, op, func(state *control.FailoverState, s *subject) error {
+		if state.Revive {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, orderWithin)
+		defer cancel()
+		var mu sync.Mutex
+		var orders sync.WaitGroup
+		for _, one := range s.members {
+			if one.guest.ID == state.To || one.guest.ID == state.From && !state.Planned {
+				continue
+			}
+			orders.Go(func() {
+				if err := m.configureGuest(ctx, op, s.on(one), "repoint."+one.guest.ID); err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					state.Missed = append(state.Missed, one.guest.ID)
+				}
+			})
+		}
+		orders.Wait()
+		return nil
+	})
+}
+
+// failoverReport is what the event of a failover tells. Times are in milliseconds after the detection.
+type failoverReport struct {
+	control.FailoverState
+	FencedMS    int64  `json:"fenced_ms"`
+	PromotedMS  int64  `json:"promoted_ms"`
+	PublishedMS int64  `json:"published_ms"`
+	Loss        string `json:"loss"`
+}
+
+func (m *Manager) publishFailover(ctx context.Context, op *engine.Operation) error {
+	return m.eachOf(ctx, op, func(state *control.FailoverState, _ *subject) error {
+		err := m.update(ctx, op, func(tx *store.Tx, s *subject) error {
+			if state.Planned || state.Drill {
+				settle(s, restartRequired(s.instance))
+			}
+			if !state.Revive {
+				s.instance.Fault = nil
+			}
+			return note(tx, s.instance, op.ID, eventFailover, message(state), reportOf(state, s))
+		})
+		if err == nil && state.PointedAt > 0 {
+			m.Operations.Failover(manner(state), state.PointedAt.Sub(state.DetectedAt))
+		}
+		return err
+	})
+}
+
+func manner(state *control.FailoverState) string {
+	switch {
+	case state.Planned:
+		return "planned"
+	case state.Drill:
+		return "drill"
+	case state.Revive:
+		return "revived"
+	default:
+		return "automatic"
+	}
+}
+
+func message(state *control.FailoverState) string {
+	switch {
+	case state.Planned:
+		return "The standby took over as planned; no write was lost."
+	case state.Revive:
+		return "The primary was started again, for no standby could take over. " + state.Cause
+	default:
+		return "The standby took over. " + state.Cause
+	}
+}
+
+func reportOf(state *control.FailoverState, s *subject) failoverReport {
+	since := func(at dbaas.Instant) int64 {
+		if at == 0 {
+			return 0
+		}
+		return at.Sub(state.DetectedAt).Milliseconds()
+	}
+	r := failoverReport{FailoverState: *state, FencedMS: since(state.FencedAt), PromotedMS: since(state.PromotedAt), PublishedMS: since(state.PointedAt)}
+	switch {
+	case state.Planned:
+		r.Loss = "none"
+	case state.Revive:
+		r.Loss = "what the database had not written to its disk"
+	case s.instance.HighAvailability != nil && s.instance.HighAvailability.Durability == dbaas.DurabilityBounded:
+		r.Loss = "no write that WAIT confirmed; of others at most those of the standby's last lag"
+	default:
+		r.Loss = "writes that had not reached the standby"
+	}
+	if state.Before != nil && state.After != nil && state.Before.History == state.After.History && state.Before.Offset > 0 {
+		r.Loss += fmt.Sprintf("; %d bytes of changes are known to be missing", max(state.Before.Offset-state.After.Offset, 0))
+	}
+	return r
+}
+
+// keepPrimary ends a failover that failed for good: the primary is who the rows say, and is told so.
+func (m *Manager) keepPrimary(ctx context.Context, op *engine.Operation) error {
+	var state control.FailoverState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	if state.Planned && inStep(op) < revertTime {
+		if err := m.configurePrimary(ctx, op); err != nil && !engine.IsPermanent(err) {
+			return err
+		}
+	}
+	if !state.Planned && !state.Drill {
+		return nil // what was parked goes on with the instance
+	}
+	return m.keepServing(ctx, op, nil)
+}
