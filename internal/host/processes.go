@@ -481,26 +481,35 @@ func (p *Processes) end(ctx context.Context, name, asked string) error {
 	return nil
 }
 
+// askAgain is how soon a process is asked again to end: a Redis that writes its first append-only file, as it does after
+// a full copy, refuses and forgets that it was asked.
+const askAgain = 2 * time.Second
+
 func terminate(ctx context.Context, proc *process, seconds int) error {
 	timeout := defaultStopTimeout
 	if seconds > 0 {
 		timeout = time.Duration(seconds) * time.Second
 	}
-	if err := proc.signal(unix.SIGTERM); err != nil {
-		return err
-	}
-	if err := proc.signal(unix.SIGCONT); err != nil { // a suspended one would not end
-		return err
-	}
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
-	select {
-	case <-proc.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return kill(ctx, proc)
+	again := time.NewTicker(askAgain)
+	defer again.Stop()
+	for {
+		if err := proc.signal(unix.SIGTERM); err != nil {
+			return err
+		}
+		if err := proc.signal(unix.SIGCONT); err != nil { // a suspended one would not end
+			return err
+		}
+		select {
+		case <-proc.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			return kill(ctx, proc)
+		case <-again.C:
+		}
 	}
 }
 
