@@ -21,7 +21,7 @@ func (h *house) createMember(t *testing.T) string {
 
 // clusterTrial is a change of the cluster that an instance belongs to.
 func clusterTrial(change func(ctx context.Context, t *testing.T, h *house, v *control.ClusterView) (string, error)) trial {
-	return trial{form: "cluster", heavy: true, begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+	return trial{form: "cluster", heavy: true, soaks: true, begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
 		member, err := h.control.Instance(ctx, tester, in)
 		must(t, err)
 		return mustID(t)(change(ctx, t, h, h.clusterView(t, member.ClusterID)))
@@ -29,7 +29,7 @@ func clusterTrial(change func(ctx context.Context, t *testing.T, h *house, v *co
 }
 
 func createClusterTrial() trial {
-	return trial{form: "cluster", heavy: true, creates: true, begin: func(ctx context.Context, t *testing.T, h *house, _ string) string {
+	return trial{form: "cluster", heavy: true, soaks: true, creates: true, begin: func(ctx context.Context, t *testing.T, h *house, _ string) string {
 		created, err := h.control.CreateCluster(ctx, tester, clusterWish(0))
 		must(t, err)
 		return created.OperationID

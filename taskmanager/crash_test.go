@@ -63,7 +63,7 @@ func crashPoints(t *testing.T, keep func(n int, tr trial, p crashPoint) bool) []
 		for _, s := range w.Steps {
 			for _, at := range []engine.Point{engine.BeforeStep, engine.AfterEffect, engine.AfterSave} {
 				p := crashPoint{Kind: w.Kind, Step: s.Name, Point: at}
-				if n++; !tr.heavy || fullCrash() || keep(n, tr, p) {
+				if n++; !tr.heavy || fullCrash() || !tr.soaks && keep(n, tr, p) {
 					points = append(points, p)
 				}
 			}
@@ -81,14 +81,8 @@ func chosen(kind string) bool {
 	return only == "" || only == "full" || slices.Contains(strings.Split(only, ","), kind)
 }
 
-// killSample is how many days it takes until a heavy trial was killed by SIGKILL at each of its points.
+// killSample is at which share of a heavy trial's points make test kills a child by SIGKILL.
 const killSample = 12
-
-// clusterSample is how many days it takes until a cluster's trial was abandoned after each of its effects.
-const clusterSample = 15
-
-// today moves the sample on.
-func today() int { return int(time.Now().Unix() / (24 * 60 * 60)) }
 
 // standing is the instance that one trial leaves to the next: its form, and its id, "" when there is none.
 type standing struct{ form, id string }
@@ -170,9 +164,10 @@ func sorted(t *testing.T, workflows []engine.Workflow) []engine.Workflow {
 func TestAbandonedAtEveryStep(t *testing.T) {
 	for name, url := range databases(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := openHouse(t, url(t), t.TempDir())
 			points := crashPoints(t, func(n int, tr trial, p crashPoint) bool {
-				return name == "sqlite" && p.Point == engine.AfterEffect && (tr.form != "cluster" || (n+today())%clusterSample == 0)
+				return name == "sqlite" && p.Point == engine.AfterEffect
 			})
 			clean := cleanEffects(t, h, points)
 			var at standing
@@ -263,9 +258,10 @@ func TestKilledAtEveryStep(t *testing.T) {
 		killSelf(t, order)
 		return
 	}
+	t.Parallel()
 	dir := t.TempDir()
 	var at standing
-	for _, p := range crashPoints(t, func(n int, _ trial, _ crashPoint) bool { return (n+today())%killSample == 0 }) {
+	for _, p := range crashPoints(t, func(n int, _ trial, _ crashPoint) bool { return n%killSample == 0 }) {
 		at = killAt(t, dir, p, at)
 		if t.Failed() {
 			t.Fatalf("at %s", p)

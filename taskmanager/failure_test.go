@@ -20,10 +20,11 @@ import (
 func TestFailedAtEveryStep(t *testing.T) {
 	for name, url := range databases(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := openHouse(t, url(t), t.TempDir())
 			var at standing
 			for _, w := range sorted(t, taskmanager.Workflows()) {
-				if tr := trials()[w.Kind]; tr.heavy && (name != "sqlite" || tr.form == "cluster") && !fullCrash() {
+				if tr := trials()[w.Kind]; tr.heavy && (name != "sqlite" || tr.soaks) && !fullCrash() {
 					continue
 				}
 				for _, s := range w.Steps[:len(w.Steps)-1] { // after the last step there is nothing left to fail

@@ -65,7 +65,7 @@ func (h *house) availability(ctx context.Context, t *testing.T, in string, wish 
 }
 
 func addGuestTrial() trial {
-	return trial{heavy: true, spends: true,
+	return trial{heavy: true, soaks: true, spends: true,
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
 			return h.availability(ctx, t, in, async())
 		},
@@ -75,7 +75,7 @@ func addGuestTrial() trial {
 }
 
 func removeGuestTrial() trial {
-	return trial{heavy: true, spends: true, form: "standby",
+	return trial{heavy: true, soaks: true, spends: true, form: "standby",
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
 			return h.availability(ctx, t, in, nil)
 		},
@@ -94,7 +94,7 @@ func requireGuests(t *testing.T, h *house, v *dbaas.InstanceView, n int) {
 
 func changeAvailabilityTrial() trial {
 	want := &dbaas.HighAvailability{Durability: dbaas.DurabilityBounded, WhenDegraded: dbaas.DegradedAccept}
-	return trial{heavy: true, form: "standby",
+	return trial{heavy: true, soaks: true, form: "standby",
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
 			v, err := h.control.Instance(ctx, tester, in)
 			must(t, err)
@@ -114,7 +114,7 @@ func changeAvailabilityTrial() trial {
 
 func failoverTrial() trial {
 	var before string
-	return trial{heavy: true, settles: true, form: "standby",
+	return trial{heavy: true, soaks: true, settles: true, form: "standby",
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
 			v, err := h.control.Instance(ctx, tester, in)
 			must(t, err)
@@ -133,7 +133,7 @@ func failoverTrial() trial {
 
 // repairTrial begins with a drill, after which the watch repairs.
 func repairTrial() trial {
-	return trial{heavy: true, settles: true, form: "standby",
+	return trial{heavy: true, soaks: true, settles: true, form: "standby",
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) (id string) {
 			var count int
 			h.sql(t, "SELECT COUNT(*) FROM operations WHERE kind = 'repair_standby'", &count)

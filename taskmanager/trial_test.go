@@ -18,6 +18,8 @@ type trial struct {
 	form string
 	// heavy: the trial takes several guests. make test kills it at a sample of its points only (see crashPoints).
 	heavy bool
+	// soaks: the trial takes a whole cluster or a pair under watch, and is for make crash alone.
+	soaks bool
 	// creates: the trial needs no instance and makes one. deletes: it leaves none. spends: what it leaves has another form
 	// than before, and is not used again.
 	creates, deletes, spends bool

@@ -47,7 +47,7 @@ go vet ./...
 set -m # a group of its own, which Ctrl-C reaches through the trap only
 (
 	set -o pipefail
-	env "$mark" TMPDIR="$tmp" go test -race -count=1 -p 2 -timeout 20m -v "${@:-./...}" 2>&1 |
+	env "$mark" TMPDIR="$tmp" go test -race -count=1 -p 2 -timeout 40m -v "${@:-./...}" 2>&1 |
 		GROVE_SKIPS=$tmp/skips awk -f "$here/report.awk"
 ) &
 tests=$!
