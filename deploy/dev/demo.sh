@@ -133,6 +133,74 @@ delete() {
 	expect "" grove instance list -f value
 }
 
+create_pair() {
+	run grove instance create shop --flavor 1 --size 1 --high-availability async --wait -c name -c status -c addresses
+	address=$(grove instance show shop -f value -c addresses | grep -oE '[0-9]+(\.[0-9]+){3}' | head -n 1)
+	REDISCLI_AUTH=$(grove instance credentials shop -f value -c password)
+	expect OK redis-cli -h "$address" SET order:1 paid
+	expect 1 redis-cli -h "$address" WAIT 1 5000
+}
+
+# kill_primary kills the server that answers at the address, and measures until the address takes a write again.
+kill_primary() {
+	local pid begin took tries
+	pid=$(redis-cli -h "$address" INFO server | tr -d '\r' | sed -n 's/^process_id://p')
+	begin=${EPOCHREALTIME/[.,]/}
+	run kill -9 "$pid"
+	for ((tries = 0; tries < 600; tries++)); do
+		if [ "$(timeout 1 redis-cli -h "$address" SET order:2 paid 2>/dev/null)" = OK ]; then
+			took=$((${EPOCHREALTIME/[.,]/} - begin))
+			printf '   %sthe same address takes writes again after %d ms%s\n' "$bold" $((took / 1000)) "$plain"
+			expect paid redis-cli -h "$address" GET order:1
+			return
+		fi
+		sleep 0.05
+	done
+	die "the address did not answer within 30 s"
+}
+
+create_cluster() {
+	run grove cluster create catalogue --masters 3 --flavor 1 --size 1 --wait -c name -c task -c addresses
+	address=$(grove cluster show catalogue -f value -c addresses | grep -oE '[0-9]+(\.[0-9]+){3}' | head -n 1)
+	REDISCLI_AUTH=$(grove cluster credentials catalogue -f value -c password)
+}
+
+# write writes keys until the file $tmp/writing is gone.
+write() {
+	local i=0
+	while [ -e "$tmp/writing" ]; do
+		for ((n = 0; n < 50; n++)); do
+			i=$((i + 1))
+			echo "SET item:$i $i"
+		done
+		sleep 0.05
+	done | redis-cli -c -h "$address" >"$tmp/written"
+}
+
+grow_cluster() {
+	local writer written lost
+	touch "$tmp/writing"
+	write &
+	writer=$!
+	run grove cluster grow catalogue --masters 1 --flavor 1 --size 1 --wait
+	rm "$tmp/writing"
+	wait "$writer"
+	written=$(grep -c '^OK' "$tmp/written")
+	if grep -qE 'ERR|CLUSTERDOWN|MOVED|LOADING|refused' "$tmp/written"; then
+		die "a write failed: $(grep -m 1 -vE '^(OK|->)' "$tmp/written")"
+	fi
+	for ((i = 1; i <= written; i++)); do echo "GET item:$i"; done | redis-cli -c -h "$address" | tr -d '\r"' | grep -v '^->' >"$tmp/read"
+	lost=$(seq "$written" | diff - "$tmp/read" | grep -c '^<' || true)
+	printf '   %d keys were written meanwhile, %d are lost\n' "$written" "$lost"
+	[ "$lost" = 0 ] || die "keys are lost"
+	run grove cluster instances catalogue -c name -c role -c slots
+}
+
+leave() {
+	run grove instance delete shop --yes --wait
+	run grove cluster delete catalogue --yes --wait
+}
+
 step "Start the control plane: groved dev" start
 step "What sizes are there?" run grove flavor list
 step "Create a Redis instance and wait until it serves" create
@@ -143,6 +211,11 @@ step "Resize the flavor" resize_flavor
 step "Restart; the key is still there" restart
 step "List" run grove instance list
 step "Delete" delete
+step "Create a hot standby: one address, two servers" create_pair
+step "Kill the primary" kill_primary
+step "Create a cluster of three masters" create_cluster
+step "Grow it while it is written to" grow_cluster
+step "Delete both" leave
 printf '\nAll of it in %d s.\n' "$SECONDS"
 
 if [ -t 1 ]; then
