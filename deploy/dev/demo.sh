@@ -160,8 +160,8 @@ kill_primary() {
 }
 
 create_cluster() {
-	run grove cluster create catalogue --masters 3 --flavor 1 --size 1 --wait -c name -c task -c addresses
-	address=$(grove cluster show catalogue -f value -c addresses | grep -oE '[0-9]+(\.[0-9]+){3}' | head -n 1)
+	run grove cluster create catalogue --masters 3 --flavor 1 --size 1 --wait -c name -c task_name -c ip
+	address=$(grove cluster show catalogue -f value -c ip | grep -oE '[0-9]+(\.[0-9]+){3}' | head -n 1)
 	REDISCLI_AUTH=$(grove cluster credentials catalogue -f value -c password)
 }
 
