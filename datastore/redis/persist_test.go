@@ -42,10 +42,27 @@ func (g *trial) awaitKept(t *testing.T) {
 // crash kills the server and starts it again.
 func (g *trial) crash(t *testing.T) {
 	t.Helper()
+	awaitWritten(t, g.admin(t))
 	if err := errors.Join(g.host.Units.Kill(t.Context(), unit), g.Start(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	datastoretest.Await(t, g, dbaas.GuestHealthy)
+}
+
+// awaitWritten waits until the server has given all that it keeps to the kernel: while an fsync runs, it holds back the next
+// write for up to two seconds, which a kill would lose.
+func awaitWritten(t testing.TB, c *client) {
+	t.Helper()
+	testbed.Eventually(t, time.Minute, func() error {
+		i, err := c.info(t.Context())
+		if err != nil || i["aof_enabled"] != "1" {
+			return err
+		}
+		if i["aof_buffer_length"] != "0" || i["aof_pending_bio_fsync"] != "0" {
+			return fmt.Errorf("%s bytes wait to be written", i["aof_buffer_length"])
+		}
+		return nil
+	})
 }
 
 func (g *trial) requireKeys(t *testing.T, want int64) {

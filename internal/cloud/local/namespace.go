@@ -197,10 +197,15 @@ func (b *bridge) plug(ctx context.Context, guestID string, in bool) error {
 
 // unplug takes a guest's cable away: what its processes say from now on reaches nobody.
 func (b *bridge) unplug(ctx context.Context, guestID string) error {
-	if _, err := net.InterfaceByName(b.cable(guestID)); err != nil {
+	plugged := func() bool { _, err := net.InterfaceByName(b.cable(guestID)); return err == nil }
+	if !plugged() {
 		return nil
 	}
-	return ip(ctx, "", "link delete "+b.cable(guestID))
+	// The kernel takes the cable of a namespace that was deleted away by itself, some time later.
+	if err := ip(ctx, "", "link delete "+b.cable(guestID)); err != nil && plugged() {
+		return err
+	}
+	return nil
 }
 
 // remove removes a guest's namespace, in which nothing runs any more.
