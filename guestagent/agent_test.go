@@ -87,7 +87,7 @@ func (b *bench) receive(ctx context.Context, topic string) {
 	}
 }
 
-// start runs an agent; calling it again is the next agent.
+// start runs an agent, until it takes commands; calling it again is the next agent.
 func (b *bench) start() *Agent {
 	b.t.Helper()
 	d := b.datastore
@@ -114,6 +114,12 @@ func (b *bench) start() *Agent {
 	}()
 	b.end = sync.OnceFunc(func() { cancel(); <-done })
 	b.t.Cleanup(b.end)
+	testbed.Eventually(b.t, 30*time.Second, func() error {
+		if _, err := b.client.Status(b.ctx()); err != nil && strings.Contains(err.Error(), "nobody serves") {
+			return err
+		}
+		return nil
+	})
 	return agent
 }
 

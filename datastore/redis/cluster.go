@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 )
 
@@ -526,8 +527,9 @@ func (m member) forget(ctx context.Context, args nodeArgs) (nothing, error) {
 }
 
 // reset makes the member a node that knows nobody, and of another id. It is refused while it holds anything that is not
-// elsewhere: a master's keys, or slots. Its port is shut first: to a client whose map of the slots is old, one who cannot
-// be reached is a reason to ask another, while "CLUSTERDOWN" of one who knows nobody would be an error.
+// elsewhere: a master's keys, or slots. First it stays for farewell, in which it sends clients on to the new owners. Then
+// its port is shut before it forgets: to a client whose map of the slots is old still, one who cannot be reached is a
+// reason to ask another, while "CLUSTERDOWN" of one who knows nobody would be an error.
 func (m member) reset(ctx context.Context, args nodeArgs) (nothing, error) {
 	v, err := m.view(ctx, viewArgs{})
 	if err != nil || v.ID != args.ID { // done already
@@ -536,10 +538,32 @@ func (m member) reset(ctx context.Context, args nodeArgs) (nothing, error) {
 	if len(v.self().Slots) > 0 || v.self().Master && v.Keys > 0 {
 		return nothing{}, dbaas.Errorf(dbaas.Conflict, "The member still has %d hash slots and %d keys; it is not reset.", len(v.self().Slots), v.Keys)
 	}
+	if err := m.stay(); err != nil {
+		return nothing{}, err
+	}
 	if err := m.shut(ctx); err != nil {
 		return nothing{}, err
 	}
 	return nothing{}, m.cluster(ctx, "reset", "hard")
+}
+
+// farewell is how long a member without slots goes on answering. Clients that never look for a new map when a server is
+// gone, but take a new one every 10 s while they work (go-redis 9), have it by then.
+const farewell = 15 * time.Second
+
+// stay refuses to leave before farewell has passed since one was asked to for the first time.
+func (m member) stay() error {
+	now, staying := clock.Real{}.Now(), *m.record
+	if staying.LeavesAt.IsZero() {
+		staying.LeavesAt = now.Add(farewell)
+		if err := m.write(&staying); err != nil {
+			return err
+		}
+	}
+	if now.Before(staying.LeavesAt) {
+		return dbaas.Errorf(dbaas.Unavailable, "The member still sends clients on to those that have its slots now.")
+	}
+	return nil
 }
 
 // shut closes the port for good and cuts who is connected to it.

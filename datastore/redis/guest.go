@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
@@ -61,6 +62,8 @@ type record struct {
 	Users             []datastore.UserAccount `json:"users,omitempty"`
 	// Yielding is to whom a handover is on its way, whose end is not known yet.
 	Yielding *datastore.Endpoint `json:"yielding,omitempty"`
+	// LeavesAt is when a member that has nothing left may leave its cluster.
+	LeavesAt time.Time `json:"leaves_at,omitzero"`
 	// Dismissed: the member has left its cluster, and its port stays shut.
 	Dismissed bool `json:"dismissed,omitempty"`
 	// Before is what the database was before an upgrade that has not shown yet that the new version takes its data.
@@ -69,7 +72,7 @@ type record struct {
 
 // adopt takes over what a Desired says; secrets that it does not carry stay.
 func (r *record) adopt(d datastore.Desired) error {
-	r.Desired, r.Yielding, r.Dismissed = d, nil, false
+	r.Desired, r.Yielding, r.LeavesAt, r.Dismissed = d, nil, time.Time{}, false
 	if password := d.Secrets[datastore.SecretPassword]; password != "" {
 		r.PasswordHash = hashPassword(password)
 	}

@@ -655,6 +655,7 @@ func (s *survey) moveNeeded() bool {
 // dismiss makes those who leave, and nodes that nobody wishes for, unknown to all. One that leaves is reset first, so that
 // it does not come back by itself; the others forget it within the minute in which gossip is not believed.
 func (s *survey) dismiss(ctx context.Context) (*datastore.Progress, error) {
+	staying := 0
 	for _, guest := range s.wish.Leaving {
 		v := s.views[guest]
 		if v == nil || len(v.Nodes) == 1 && len(v.self().Slots) == 0 {
@@ -664,8 +665,11 @@ func (s *survey) dismiss(ctx context.Context) (*datastore.Progress, error) {
 			if dbaas.ErrorCode(err) == dbaas.Conflict {
 				return nil, err
 			}
-			return again(1000, "waiting for a member that leaves"), nil
+			staying++
 		}
+	}
+	if staying > 0 {
+		return again(1000, "waiting for %d members that leave", staying), nil
 	}
 	if len(s.errs) > 0 {
 		return nil, nil // who is silent may be taken for a stranger
