@@ -29,15 +29,15 @@ func TestPersistenceAndProfile(t *testing.T) {
 		t.Errorf("the default warns: %q", r.header.Get("Warning"))
 	}
 	h.waitIdle(created.text("instance.id"))
-	h.get(path).has("instance.persistence", absent)
+	h.get(path).has("instance.persistence", "aof")
 	h.put(path, `{"instance": {"profile": null}}`).want(202)
 	h.waitIdle(created.text("instance.id"))
 	h.get(path).has("instance.profile", absent)
 	before := h.digest()
-	h.put(path, `{"instance": {"persistence": "always"}}`).fault(400, "none, rdb, aof")
+	h.put(path, `{"instance": {"persistence": "always"}}`).fault(400, "aof, rdb, none")
 	h.put(path, `{"instance": {"profile": "warehouse"}}`).fault(400, "cache")
 	h.put(path, `{"instance": {"profile": "cache", "persistence": "rdb"}}`).fault(400, "one thing at a time")
-	h.post("/instances", strings.Replace(body, `"none"`, `"some"`, 1)).fault(400, "none, rdb, aof")
+	h.post("/instances", strings.Replace(body, `"none"`, `"some"`, 1)).fault(400, "aof, rdb, none")
 	h.post("/instances", strings.Replace(body, `"profile": "cache"`, `"profile": "x"`, 1)).fault(400, "cache")
 	if h.digest() != before {
 		t.Error("something that was refused was written")

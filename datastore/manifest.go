@@ -34,7 +34,7 @@ type Capabilities struct {
 	Replication bool // replica_of, promote, eject, detach; hot standby
 	Cluster     *ClusterShape
 	Users       bool
-	Persistence []dbaas.Persistence // that a tenant may choose; none: it is not a choice
+	Persistence []dbaas.Persistence // that a tenant may choose, the default first; none: it is not a choice
 	TLS         bool
 	Profiles    []Profile
 	// Upgrades lists for each version those that its data can be brought to.

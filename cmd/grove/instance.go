@@ -185,6 +185,12 @@ func instanceExtras(r *output.Record, i *wire.Instance, d wire.InstanceDetail) {
 			r.Add(extra.name, extra.value)
 		}
 	}
+	if d.HighAvailability != nil {
+		addProtection(r, d.HighAvailability)
+	}
+	if len(d.Drift) > 0 {
+		r.Add("drift", drifts(d.Drift))
+	}
 	if d.Operation != nil {
 		r.Add("operation", d.Operation.ID)
 	}
@@ -198,6 +204,30 @@ func instanceExtras(r *output.Record, i *wire.Instance, d wire.InstanceDetail) {
 	if d.Password != "" {
 		r.Add("password", d.Password)
 	}
+}
+
+// addProtection tells of a hot standby as it was wished for and as it is.
+func addProtection(r *output.Record, p *wire.Protection) {
+	r.Add("durability", p.Durability)
+	if p.WhenDegraded != "" {
+		r.Add("when_degraded", p.WhenDegraded)
+	}
+	r.Add("protection", p.State)
+	if p.Cause != "" {
+		r.Add("protection_cause", p.Cause)
+	}
+	if s := p.Standby; s != nil {
+		r.Add("standby", s.Status)
+		r.Add("standby_in_step", s.InStep)
+	}
+}
+
+// drifts says in a sentence each what is otherwise than Grove set it.
+func drifts(all []wire.Drift) (sentences []string) {
+	for _, d := range all {
+		sentences = append(sentences, fmt.Sprintf("%s is %q, not %q", d.Setting, d.Value, d.Expected))
+	}
+	return sentences
 }
 
 // stamp is a moment as the API writes it, nil for never.

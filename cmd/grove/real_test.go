@@ -183,7 +183,7 @@ func (shelf) Manifest() *datastore.Manifest {
 	return &datastore.Manifest{
 		Name: "redis", DefaultVersion: "7.0", Username: "default", URIScheme: "redis", URIPort: 6379, Root: "-",
 		Versions:     []datastore.Version{{Name: "7.0", Number: "7.0"}, {Name: "valkey-8.0", Number: "8.0"}},
-		Capabilities: datastore.Capabilities{Root: true},
+		Capabilities: datastore.Capabilities{Replication: true, Persistence: []dbaas.Persistence{dbaas.PersistenceAOF}, Root: true},
 		Defaults:     func(string, datastore.Sizing) map[string]any { return map[string]any{"hz": 10} },
 		Parameters: []datastore.Parameter{
 			{Name: "hz", Type: datastore.TypeInteger, Min: &low, Max: &high, Who: datastore.WhoTenant},

@@ -311,6 +311,15 @@ func (s *Service) URI(v *dbaas.InstanceView) string {
 	return uri(m, url.User(m.Username), v.Addresses[0].Address)
 }
 
+// Persistence is what an instance's database keeps on disk, "" where that is no choice.
+func (s *Service) Persistence(v *dbaas.InstanceView) dbaas.Persistence {
+	m, ok := s.manifests[v.Version.Manager]
+	if v.Instance.Persistence != "" || !ok || len(m.Capabilities.Persistence) == 0 {
+		return v.Instance.Persistence
+	}
+	return m.Capabilities.Persistence[0]
+}
+
 func uri(m *datastore.Manifest, who *url.Userinfo, address string) string {
 	u := url.URL{Scheme: m.URIScheme, User: who, Host: net.JoinHostPort(address, strconv.Itoa(m.URIPort))}
 	return u.String()
