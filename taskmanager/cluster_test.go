@@ -119,6 +119,32 @@ func (h *house) requireCluster(t *testing.T, id string, masters, replicas int) *
 	return v
 }
 
+// requirePlannedGrowth asks what one more master would take: slots of each, which are named as tenants know them.
+func (h *house) requirePlannedGrowth(t *testing.T, v *control.ClusterView) {
+	t.Helper()
+	asks := tester
+	asks.DryRun = &control.Plan{}
+	if _, err := h.control.GrowCluster(t.Context(), asks, v.ID, []control.NewMember{{Name: "fourth"}}); !errors.Is(err, control.ErrDryRun) {
+		t.Fatalf("a dry run ended with %v", err)
+	}
+	from, units := map[string]bool{}, 0
+	for _, m := range asks.DryRun.Moves.Moves {
+		from[m.From], units = true, units+m.Units
+		if m.To != "fourth" {
+			t.Errorf("slots would go to %s", m.To)
+		}
+	}
+	for i := range v.Members {
+		m := &v.Members[i]
+		if from[m.ID] != (v.Role(m) == datastore.RoleMaster) {
+			t.Errorf("%s, a %s, gives slots: %v", m.Name, v.Role(m), from[m.ID])
+		}
+	}
+	if units < 4096-3 || units > 4096+3 {
+		t.Errorf("%d slots would be moved", units)
+	}
+}
+
 // TestClusterLife is a cluster from its first day to its last, while a client writes.
 func TestClusterLife(t *testing.T) {
 	h := openHouse(t, "", t.TempDir())
@@ -132,6 +158,7 @@ func TestClusterLife(t *testing.T) {
 	defer stop()
 	operation := func(id string, err error) { t.Helper(); must(t, err); h.succeeded(t, id) }
 
+	h.requirePlannedGrowth(t, v)
 	operation(h.control.GrowCluster(ctx, tester, id, []control.NewMember{{Name: "fourth"}}))
 	v = h.requireCluster(t, id, 4, 4)
 	operation(h.control.GrowCluster(ctx, tester, id, []control.NewMember{{Replica: true, RelatedTo: "fourth", Name: "extra"}}))

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"runtime/debug"
@@ -108,7 +109,11 @@ func planRecord(p wire.DryRun) output.Record {
 	if m := p.Moves; m != nil {
 		r.Add("bytes", m.Bytes)
 		r.Add("duration_seconds", m.Duration)
-		r.Add("free_memory", m.FreeMemory)
+		needs := []string{}
+		for _, id := range slices.Sorted(maps.Keys(m.FreeMemory)) {
+			needs = append(needs, fmt.Sprintf("%s: %d bytes", id, m.FreeMemory[id]))
+		}
+		r.Add("free_memory", needs)
 		moves := []string{}
 		for _, move := range m.Moves {
 			moves = append(moves, fmt.Sprintf("%s from %s to %s (%d bytes)", move.What, move.From, move.To, move.Bytes))

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -315,7 +316,8 @@ func (s *Service) planGrow(ctx context.Context, c Caller, id string, items []New
 			Endpoint: datastore.Endpoint{GuestID: name}, ShardID: name, Role: datastore.RoleMaster, MaxMemory: int64(flavor.RAM) << 20,
 		})
 	}
-	return t.Plan(ctx, wish, reach)
+	plan, err := t.Plan(ctx, wish, reach)
+	return inInstances(plan, view), err
 }
 
 // planShrink works out the moves of a shrink, which fails where the data would not fit. Members that do not answer keep
@@ -336,9 +338,33 @@ func (s *Service) planShrink(ctx context.Context, c Caller, view *ClusterView, n
 	plan, err := t.Plan(ctx, wish, reach)
 	switch code := dbaas.ErrorCode(err); {
 	case err == nil, code == dbaas.BadRequest, code == dbaas.OverLimit, c.DryRun != nil:
-		return plan, err
+		return inInstances(plan, view), err
 	}
 	return nil, nil
+}
+
+// inInstances names the members of a plan by their instances, which tenants know, in place of their guests.
+func inInstances(plan *datastore.Plan, view *ClusterView) *datastore.Plan {
+	if plan == nil {
+		return nil
+	}
+	instances := map[string]string{}
+	for i := range view.Members {
+		for j := range view.Members[i].Guests {
+			instances[view.Members[i].Guests[j].ID] = view.Members[i].ID
+		}
+	}
+	named := func(id string) string { return cmp.Or(instances[id], id) }
+	told := *plan
+	told.Moves, told.FreeMemory = nil, map[string]int64{}
+	for _, m := range plan.Moves {
+		m.From, m.To = named(m.From), named(m.To)
+		told.Moves = append(told.Moves, m)
+	}
+	for id, bytes := range plan.FreeMemory {
+		told.FreeMemory[named(id)] = bytes
+	}
+	return &told
 }
 
 // topologyOf gives what speaks to a cluster's members, and how it should be without those who leave. It is nil in a
