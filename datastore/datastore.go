@@ -8,6 +8,7 @@ package datastore
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/host"
@@ -42,7 +43,7 @@ type Desired struct {
 	Durability *dbaas.HighAvailability `json:"durability,omitempty"`
 	// Cluster: the database is a member of a cluster, whose topology it keeps itself.
 	Cluster bool `json:"cluster,omitempty"`
-	// TLS is how tenants connect; nil: plain. Its key is the secret "tls_key".
+	// TLS is how tenants connect; nil: plain. Key and certificate are the secret "tls_key".
 	TLS *TLS `json:"tls,omitempty"`
 	// Secrets by kind ("password"); never logged, never journalled in clear. Only Prepare and a change of secrets carry
 	// them: nil means "as they are".
@@ -56,11 +57,19 @@ type Endpoint struct {
 	Port    int    `json:"port"`
 }
 
-// TLS is a server's certificate. All of it may be known.
+// TLS is how a server is reached, and by whose word it is known. All of it may be known. Without the secret "tls_key" a
+// server keeps the certificate that it has.
 type TLS struct {
-	Mode        dbaas.TLSMode `json:"mode"`
-	Certificate string        `json:"certificate"` // PEM, with the chain
-	CA          string        `json:"ca"`          // PEM, of Grove's own authority
+	Mode dbaas.TLSMode `json:"mode"`
+	CA   string        `json:"ca"` // PEM, of Grove's own authority
+}
+
+// Certificate is what a database says of its own. It is part of Observed, under the key "certificate", so that the core
+// renews it in time.
+type Certificate struct {
+	Mode     dbaas.TLSMode `json:"mode"`
+	NotAfter time.Time     `json:"not_after"`
+	Names    []string      `json:"names"` // host names and addresses that it is good for
 }
 
 // The kinds of secrets that a Desired carries.
@@ -68,7 +77,7 @@ const (
 	SecretPassword    = "password"    // of the tenant's own account
 	SecretReplication = "replication" // of the account by which members reach each other
 	SecretUsers       = "users"       // JSON: []UserAccount
-	SecretTLSKey      = "tls_key"     // PEM
+	SecretTLSKey      = "tls_key"     // PEM: the private key, then its certificate; together, so that they always match
 )
 
 // UserAccount is a tenant's further account, as the secret "users" carries it.

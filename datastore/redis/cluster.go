@@ -443,7 +443,7 @@ func (m member) meet(ctx context.Context, peer datastore.Endpoint) (nothing, err
 	if net.ParseIP(peer.Address) == nil {
 		return nothing{}, dbaas.Errorf(dbaas.BadRequest, "%q is not an IP address.", peer.Address)
 	}
-	return nothing{}, m.cluster(ctx, "meet", peer.Address, peer.Port, peer.Port+busPort-port)
+	return nothing{}, m.cluster(ctx, "meet", peer.Address, m.record.reach(peer).Port, peer.Port+busPort-port)
 }
 
 // addSlots takes slots that nobody claims. Those that the member has are its own already; of another that it takes for the
@@ -573,7 +573,11 @@ func (m member) shut(ctx context.Context) error {
 	if err := m.write(&dismissed); err != nil {
 		return err
 	}
-	if err := m.configSet(ctx, settings{"port": "0"}); err != nil {
+	running, err := m.configGet(ctx, "port", "tls-port")
+	if err != nil {
+		return err
+	}
+	if err := m.configSet(ctx, shutDoors(running)); err != nil {
 		return fmt.Errorf("shut the port: %w", err)
 	}
 	return m.client.Do(ctx, "client", "kill", "type", "normal", "skipme", "yes").Err()

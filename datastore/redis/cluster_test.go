@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/datastore/datastoretest"
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/secret"
 	"github.com/grove-dbaas/grove/internal/testbed"
 )
 
@@ -130,6 +132,8 @@ type fleet struct {
 	version string
 	nodes   []*node
 	wish    datastore.ClusterWish
+	// authority has the members speak TLS alone, by its certificates; nil: they do not.
+	authority *secret.Authority
 }
 
 // newFleet starts the members of a cluster and forms it.
@@ -160,6 +164,10 @@ func (f *fleet) add(shard int, role datastore.Role) *node {
 	d := datastoretest.Desired(f.version, h)
 	d.Cluster = true
 	d.Secrets[datastore.SecretReplication] = testReplicationSecret
+	if f.authority != nil {
+		d.TLS = &datastore.TLS{Mode: dbaas.TLSOn, CA: f.authority.Certificate()}
+		d.Secrets[datastore.SecretTLSKey] = issue(f.t, f.authority, h.Address)
+	}
 	n := &node{trial: &trial{Guest: newGuest(h), desired: d}, id: fmt.Sprintf("s%d-%d", shard, len(f.nodes))}
 	n.newLife(f.t)
 	datastoretest.Up(f.t, n.Guest, d)
@@ -214,10 +222,14 @@ func (f *fleet) health() *datastore.Health {
 // tenant is a client of the cluster.
 func (f *fleet) tenant() *redis.ClusterClient {
 	var addresses []string
-	for _, w := range f.wish.Members {
-		addresses = append(addresses, fmt.Sprintf("%s:%d", w.Address, w.Port))
+	door, trust := port, (*tls.Config)(nil)
+	if f.authority != nil {
+		door, trust = tlsPort, trusting(f.authority.Certificate())
 	}
-	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addresses, Password: datastoretest.Password, DisableIdentity: true, Protocol: 2,
+	for _, w := range f.wish.Members {
+		addresses = append(addresses, fmt.Sprintf("%s:%d", w.Address, door))
+	}
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addresses, TLSConfig: trust, Password: datastoretest.Password, DisableIdentity: true, Protocol: 2,
 		MaxRedirects: 16, ReadTimeout: 20 * time.Second})
 	f.t.Cleanup(func() { _ = c.Close() })
 	return c

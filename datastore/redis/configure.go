@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 
@@ -62,6 +63,14 @@ func (g *Guest) configureLive(ctx context.Context, old, next *record, p plan) (a
 		return applied, err
 	}
 	live, restart := difference(p.version, p.wanted(), running)
+	encryption, err := g.tlsSettings(next, running)
+	if err != nil {
+		return applied, err
+	}
+	if err := g.writeCertificate(next); err != nil {
+		return applied, err
+	}
+	maps.Copy(live, encryption)
 	delete(live, "appendonly") // persist does that, in the order that loses nothing
 	before, after := unitMemory(old.Desired), unitMemory(next.Desired)
 	if after > before { // more room first, less room last
@@ -80,12 +89,18 @@ func (g *Guest) configureLive(ctx context.Context, old, next *record, p plan) (a
 			return applied, err
 		}
 	}
-	_, _ = g.open(ctx, next, c) // what it still waits for, Status goes on with
+	if _, err := g.open(ctx, next, c); err != nil && (next.encrypted() || old.encrypted()) {
+		return applied, err
+	} // else Status goes on with what it still waits for
+	g.forgetCertificates(next)
 	if persistenceOf(next.Desired) != persistenceOf(old.Desired) {
 		_, _ = g.persistNow(ctx, next, c) // likewise
 		applied.Warnings = []string{lossOf(next.Desired)}
 	}
 	applied.RestartRequired = restart
+	for name := range encryption {
+		delete(live, name) // it is not the tenant's
+	}
 	applied.Effective, err = readBack(ctx, c, p.version, live)
 	return applied, err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,6 +67,8 @@ type record struct {
 	LeavesAt time.Time `json:"leaves_at,omitzero"`
 	// Dismissed: the member has left its cluster, and its port stays shut.
 	Dismissed bool `json:"dismissed,omitempty"`
+	// TLSPair is the server's private key and its certificate, in PEM; "" while it speaks no TLS.
+	TLSPair string `json:"tls_pair,omitempty"`
 	// Before is what the database was before an upgrade that has not shown yet that the new version takes its data.
 	Before *datastore.Desired `json:"before,omitempty"`
 }
@@ -93,7 +96,7 @@ func (r *record) adopt(d datastore.Desired) error {
 	if d.Master != nil && r.ReplicationSecret == "" {
 		return dbaas.Errorf(dbaas.BadRequest, "A database does not follow another without the group's replication secret.")
 	}
-	return nil
+	return r.adoptCertificate(d)
 }
 
 // The files of the agent's directory.
@@ -150,6 +153,9 @@ func (g *Guest) render(r *record) error {
 	if err != nil {
 		return err
 	}
+	if err := g.writeCertificate(r); err != nil {
+		return err
+	}
 	if err := host.WriteFile(g.path(aclFile), renderACL(r.accounts()), 0o600, nil); err != nil {
 		return err
 	}
@@ -160,7 +166,6 @@ func (g *Guest) render(r *record) error {
 func (g *Guest) owned(r *record) []directive {
 	return append([]directive{
 		{"port", "0"},
-		{"tls-port", "0"},
 		{"bind", r.Desired.Address},
 		{"bind-source-addr", r.Desired.Address},
 		{"protected-mode", "no"},
@@ -178,7 +183,7 @@ func (g *Guest) owned(r *record) []directive {
 		{"supervised", "auto"},
 		{"logfile", ""},
 		{"always-show-logo", "no"},
-	}, append(r.roleDirectives(), clusterDirectives(r)...)...)
+	}, slices.Concat(r.roleDirectives(), clusterDirectives(r), g.tlsDirectives(r))...)
 }
 
 // Units implements [datastore.Guest].

@@ -85,8 +85,9 @@ func (g *Guest) Handover(ctx context.Context, to datastore.Endpoint) error {
 	if err != nil {
 		return unavailable(err)
 	}
+	at := r.reach(to)
 	if i["role"] != "master" && i["master_failover_state"] == "no-failover" {
-		if follows(i, &to) { // done before
+		if follows(i, &at) { // done before
 			return g.yielded(r, to)
 		}
 		return dbaas.Errorf(dbaas.Conflict, "The database is not a master, and has nothing to hand over.")
@@ -98,7 +99,7 @@ func (g *Guest) Handover(ctx context.Context, to datastore.Endpoint) error {
 	}
 	if i["master_failover_state"] == "no-failover" {
 		c.awaitMoment(ctx, to)
-		err := c.Do(ctx, "failover", "to", to.Address, to.Port, "timeout", patience(ctx).Milliseconds()).Err()
+		err := c.Do(ctx, "failover", "to", at.Address, at.Port, "timeout", patience(ctx).Milliseconds()).Err()
 		if hasPrefix(err, "ERR") { // nothing has begun
 			return errors.Join(g.write(r), dbaas.WrapError(err, dbaas.Conflict, "The database at %s is no replica in step; it cannot take over.", to.Address))
 		}
@@ -171,6 +172,7 @@ func patience(ctx context.Context) time.Duration {
 // answer, is left so: only who knows the other side may decide, by a Configure.
 func (g *Guest) awaitHandover(ctx context.Context, c *client, r *record, to datastore.Endpoint) error {
 	var i info
+	at := r.reach(to)
 	err := poll(ctx, func() (bool, error) {
 		var err error
 		i, err = c.info(ctx)
@@ -179,7 +181,7 @@ func (g *Guest) awaitHandover(ctx context.Context, c *client, r *record, to data
 	switch {
 	case err != nil:
 		return dbaas.WrapError(err, dbaas.Unavailable, "The handover has begun, and its end is not known yet.")
-	case follows(i, &to):
+	case follows(i, &at):
 		return g.yielded(r, to)
 	}
 	return errors.Join(g.write(r), dbaas.Errorf(dbaas.Unavailable, "The replica did not catch up in time; the database is still the master."))

@@ -27,6 +27,7 @@ type lines struct {
 type line struct {
 	*redis.Client
 	secret string // that it was made with
+	trust  string // likewise
 }
 
 // peek is the record for those who only look, read anew when it has changed.
@@ -49,24 +50,28 @@ func (g *Guest) peek() (*record, error) {
 func (g *Guest) call(r *record, peer datastore.Endpoint) *line {
 	g.lines.mu.Lock()
 	defer g.lines.mu.Unlock()
-	if l := g.lines.idle[peer]; l != nil && l.secret == r.ReplicationSecret {
+	if l := g.lines.idle[peer]; l != nil && l.fits(r) {
 		delete(g.lines.idle, peer)
 		return l
 	}
-	return &line{secret: r.ReplicationSecret, Client: redis.NewClient(&redis.Options{
-		Addr: net.JoinHostPort(peer.Address, strconv.Itoa(peer.Port)), Dialer: g.host.Dial,
+	at := r.reach(peer)
+	return &line{secret: r.ReplicationSecret, trust: r.trust(), Client: redis.NewClient(&redis.Options{
+		Addr: net.JoinHostPort(at.Address, strconv.Itoa(at.Port)), Dialer: g.dialPeer(r),
 		Username: replicationUser, Password: r.ReplicationSecret, Protocol: 2, DisableIdentity: true, ConnMaxIdleTime: -1,
 		PoolSize: 1, MaxRetries: -1, DialerRetries: 1, DialTimeout: probeTimeout, ReadTimeout: probeTimeout, ContextTimeoutEnabled: true,
 		ReadBufferSize: 1 << 10, WriteBufferSize: 1 << 10,
 	})}
 }
 
+// fits tells whether a line was made as one would be made now.
+func (l *line) fits(r *record) bool { return l.secret == r.ReplicationSecret && l.trust == r.trust() }
+
 // hangUp keeps a line to a peer that answered, and closes all others: the library remembers failures.
 func (g *Guest) hangUp(r *record, peer datastore.Endpoint, l *line, answered bool) {
 	g.lines.mu.Lock()
 	defer g.lines.mu.Unlock()
 	for known, idle := range g.lines.idle {
-		if idle.secret != r.ReplicationSecret || !slices.Contains(r.Desired.Peers, known) {
+		if !idle.fits(r) || !slices.Contains(r.Desired.Peers, known) {
 			_ = idle.Close()
 			delete(g.lines.idle, known)
 		}

@@ -255,7 +255,7 @@ func FuzzParseInfo(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		i := parseInfo(text)
 		metrics(i)
-		observed(i, nil)
+		observed(i, nil, nil)
 		refusedConfiguration(text)
 	})
 }

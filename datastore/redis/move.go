@@ -164,11 +164,12 @@ type transfer struct {
 }
 
 func (t *transfer) run(ctx context.Context) error {
+	t.To = t.record.reach(t.To)
 	t.target = redis.NewClient(&redis.Options{
 		Addr: net.JoinHostPort(t.To.Address, strconv.Itoa(t.To.Port)), Username: replicationUser, Password: t.record.ReplicationSecret,
 		Protocol: 2, DisableIdentity: true, PoolSize: moveWorkers, MaxRetries: -1,
 		DialTimeout: 5 * time.Second, ReadTimeout: time.Minute, ContextTimeoutEnabled: true,
-		Dialer: t.host.Dial,
+		Dialer: t.dialPeer(t.record),
 	})
 	defer func() { _ = t.target.Close() }()
 	t.light = (&clusterNode{Slots: t.Light}).has()

@@ -15,14 +15,29 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/grove-dbaas/grove/datastore"
-	"github.com/grove-dbaas/grove/internal/host"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 )
 
-// requireLocked comes to the door as a stranger does, and wants to be told to show a password.
-func requireLocked(ctx context.Context, h *host.Host, address string) error {
-	dialCtx, cancel := context.WithTimeout(ctx, time.Second)
+// knockTimeout bounds the coming to a door.
+const knockTimeout = 5 * time.Second
+
+// requireLocked comes to each open door as a stranger does, and wants to be told to show a password.
+func (g *Guest) requireLocked(ctx context.Context, r *record) error {
+	if r.encrypted() {
+		if err := g.knock(ctx, r, tlsPort); err != nil || r.mode() == dbaas.TLSOn {
+			return err
+		}
+	}
+	return g.knock(ctx, r, port)
+}
+
+func (g *Guest) knock(ctx context.Context, r *record, door int) error {
+	dialCtx, cancel := context.WithTimeout(ctx, knockTimeout)
 	defer cancel()
-	conn, err := h.Dial(dialCtx, "tcp", net.JoinHostPort(address, strconv.Itoa(port)))
+	conn, err := g.host.Dial(dialCtx, "tcp", net.JoinHostPort(r.Desired.Address, strconv.Itoa(door)))
+	if err == nil && door == tlsPort {
+		conn, err = handshake(dialCtx, conn, r.Desired.Address, r.Desired.TLS.CA)
+	}
 	if err != nil {
 		return fmt.Errorf("try the open port: %w", err)
 	}

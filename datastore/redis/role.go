@@ -24,7 +24,6 @@ func (r *record) roleDirectives() []directive {
 	list := []directive{
 		{"replica-read-only", "yes"},
 		{"replica-announce-ip", r.Desired.Address},
-		{"replica-announce-port", strconv.Itoa(port)},
 		{"replica-priority", "100"},
 	}
 	if r.ReplicationSecret != "" {
@@ -38,10 +37,11 @@ func (r *record) roleDirectives() []directive {
 
 // master is whom the server follows by our order. Members of a cluster decide that themselves.
 func (r *record) master() *datastore.Endpoint {
-	if r.Desired.Cluster {
+	if r.Desired.Cluster || r.Desired.Master == nil {
 		return nil
 	}
-	return r.Desired.Master
+	at := r.reach(*r.Desired.Master)
+	return &at
 }
 
 // login is how the server logs in with its master.

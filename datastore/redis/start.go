@@ -177,7 +177,11 @@ func refusedConfiguration(output string) string {
 	if len(lines) < 4 {
 		return "the log has the details."
 	}
-	return strings.TrimPrefix(lines[2], ">>> ") + ": " + lines[3]
+	reason := strings.TrimPrefix(lines[2], ">>> ") + ": " + lines[3]
+	if withoutTLS(reason) {
+		return "it was built without TLS."
+	}
+	return reason
 }
 
 func lastLine(output string) string {
@@ -200,9 +204,12 @@ func (g *Guest) openAfter(ctx context.Context, r *record, c *client, i info) (ca
 	if i["loading"] == "1" || i["async_loading"] == "1" {
 		return causeLoading, nil
 	}
-	running, err := c.configGet(ctx, "port", "dir")
-	if err != nil || running["port"] != "0" {
+	running, err := c.configGet(ctx, "port", "tls-port", "dir")
+	if err != nil {
 		return "", err
+	}
+	if isOpen(running) {
+		return "", g.unlock(ctx, r, c, running)
 	}
 	if i["config_file"] != g.path(configFile) || running["dir"] != g.data {
 		return "", errors.New("the server at our socket is another: its configuration file or its directory is not ours")
@@ -216,19 +223,23 @@ func (g *Guest) openAfter(ctx context.Context, r *record, c *client, i info) (ca
 	if done, err := g.persist(ctx, r, c, i); !done || err != nil {
 		return causeConverting, err
 	}
-	if err := g.unlock(ctx, r, c); err != nil {
+	if err := g.unlock(ctx, r, c, running); err != nil {
 		return "", err
 	}
 	return "", noteOpened(g.data)
 }
 
-// unlock opens the port, and shuts it again when it would let in strangers.
-func (g *Guest) unlock(ctx context.Context, r *record, c *client) error {
-	if err := c.configSet(ctx, settings{"port": fmt.Sprint(port)}); err != nil {
-		return dbaas.WrapError(err, dbaas.Conflict, "Port %d of %s is taken by another program.", port, r.Desired.Address)
+// unlock opens the ports that should be open and shuts the others. It takes that back when it would let in strangers.
+func (g *Guest) unlock(ctx context.Context, r *record, c *client, running settings) error {
+	doors := r.doors(running)
+	if len(doors) == 0 {
+		return nil
 	}
-	if err := requireLocked(ctx, g.host, r.Desired.Address); err != nil {
-		return errors.Join(err, c.configSet(ctx, settings{"port": "0"}))
+	if err := c.configSet(ctx, doors); err != nil {
+		return dbaas.WrapError(err, dbaas.Conflict, "Port %s of %s is taken by another program.", doors.ports(), r.Desired.Address)
+	}
+	if err := g.requireLocked(ctx, r); err != nil {
+		return errors.Join(err, c.configSet(ctx, running.only(doors)))
 	}
 	return nil
 }

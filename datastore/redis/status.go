@@ -72,7 +72,8 @@ func (g *Guest) look(ctx context.Context, r *record) datastore.Status {
 		s.Silent = s.Cause == causeSilent && ctx.Err() != nil
 		return s
 	}
-	s := datastore.Status{Status: dbaas.GuestHealthy, Metrics: metrics(i), Observed: observed(i, g.driftNow(ctx, r, c, i))}
+	s := datastore.Status{Status: dbaas.GuestHealthy, Metrics: metrics(i), Observed: observed(i, g.driftNow(ctx, r, c, i), r.certificate())}
+	noteExpiry(s.Metrics, r.certificate())
 	if i["tcp_port"] == "0" || i["loading"] == "1" || i["async_loading"] == "1" {
 		cause, err := g.open(ctx, r, c)
 		if err != nil {
@@ -116,16 +117,17 @@ func whySilent(err error) string {
 
 // observation is what the control plane keeps of a database; it changes rarely.
 type observation struct {
-	Server      string                `json:"server"` // "redis" or "valkey"
-	Version     string                `json:"version"`
-	Role        string                `json:"role"`
-	RunID       string                `json:"run_id"`
-	Replication datastore.Replication `json:"replication"`
-	Drift       []dbaas.Drift         `json:"drift,omitempty"`
+	Server      string                 `json:"server"` // "redis" or "valkey"
+	Version     string                 `json:"version"`
+	Role        string                 `json:"role"`
+	RunID       string                 `json:"run_id"`
+	Replication datastore.Replication  `json:"replication"`
+	Drift       []dbaas.Drift          `json:"drift,omitempty"`
+	Certificate *datastore.Certificate `json:"certificate,omitempty"`
 }
 
-func observed(i info, drift []dbaas.Drift) json.RawMessage {
-	o := observation{Server: "redis", Version: i["redis_version"], Role: i["role"], RunID: i["run_id"], Replication: replication(i), Drift: drift}
+func observed(i info, drift []dbaas.Drift, certificate *datastore.Certificate) json.RawMessage {
+	o := observation{Server: "redis", Version: i["redis_version"], Role: i["role"], RunID: i["run_id"], Replication: replication(i), Drift: drift, Certificate: certificate}
 	if v := i["valkey_version"]; v != "" {
 		o.Server, o.Version = "valkey", v
 	}

@@ -23,8 +23,8 @@ func (g *Guest) dropConversion(ctx context.Context, r *record) {
 	if err != nil {
 		return
 	}
-	running, err := c.configGet(ctx, "port", "appendonly")
-	if err != nil || running["port"] != "0" || running["appendonly"] != "yes" {
+	running, err := c.configGet(ctx, "port", "tls-port", "appendonly")
+	if err != nil || isOpen(running) || running["appendonly"] != "yes" {
 		return
 	}
 	if found, err := inspectData(g.data); err == nil && found == formSnapshot {
