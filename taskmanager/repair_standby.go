@@ -25,6 +25,7 @@ func (m *Manager) repairStandby() engine.Workflow {
 		Doc:  "Brings an instance's standby back: an old primary follows the new one; what is lost is replaced.",
 		Steps: []engine.Step{
 			{Name: "startServer", Doc: "starting the standby's server", Run: m.startStandby, Within: 30 * time.Minute},
+			{Name: "endStandby", Doc: "ending a database that does not answer", Run: m.endStandby, Within: 30 * time.Minute},
 			{Name: "configureStandby", Doc: "letting it follow the primary", Run: m.followPrimary, Within: 30 * time.Minute},
 			{Name: "restartStandby", Doc: "starting its database", Run: m.restartStandby, Within: 30 * time.Minute},
 			{Name: "awaitInStep", Doc: "waiting for it to be in step", Run: m.awaitRepaired, Within: 6 * time.Hour},
@@ -96,6 +97,19 @@ func (m *Manager) startStandby(ctx context.Context, op *engine.Operation) error 
 func lost(op *engine.Operation, state *repairState) error {
 	state.Lost = true
 	return op.Put(state)
+}
+
+// endStandby ends the standby's database where it runs and takes no orders: suspended, or silent for long.
+func (m *Manager) endStandby(ctx context.Context, op *engine.Operation) error {
+	_, s, err := m.standby(ctx, op)
+	if err != nil || s == nil {
+		return err
+	}
+	r := m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID]
+	if r == nil || !hopeless(r.Status.Status) && r.SilentSince == 0 {
+		return nil
+	}
+	return m.agent(s).Stop(ctx, guest.StopRequest{Fence: fence(op, s, "end"), Now: true})
 }
 
 // followPrimary makes the standby's database a replica of the primary. It may have missed a change of the password.
