@@ -58,6 +58,7 @@ func open(t *testing.T, args ...string) *house {
 	h := &house{t: t, dir: filepath.Join(t.TempDir(), "data"), args: args, project: "demo"}
 	h.start()
 	t.Cleanup(func() {
+		h.tellAfterFailure()
 		h.stop()
 		if t.Failed() {
 			if text, err := os.ReadFile(h.log.Name()); err == nil {
@@ -67,6 +68,33 @@ func open(t *testing.T, args ...string) *house {
 		h.requireNothingLeft()
 	})
 	return h
+}
+
+// tellAfterFailure writes down what was done and what happened, should the test have failed.
+func (h *house) tellAfterFailure() {
+	if !h.t.Failed() {
+		return
+	}
+	for path, fields := range map[string][]string{
+		"operations": {"created", "ended", "kind", "status", "step", "progress", "resource_id", "failure"},
+		"events":     {"created", "kind", "message", "resource_id", "after"},
+	} {
+		a, err := h.try("GET", "/"+path, nil)
+		if err != nil {
+			h.t.Logf("%s: %v", path, err)
+			return
+		}
+		list, _ := a.body.at(path).([]any)
+		for _, one := range list {
+			var line []any
+			for _, f := range fields {
+				line = append(line, object(one.(map[string]any)).at(f))
+			}
+			if !strings.Contains(fmt.Sprint(line...), "Step ") {
+				h.t.Log(append([]any{path}, line...)...)
+			}
+		}
+	}
 }
 
 // withoutRequests drops the access log, which conditions that are polled fill.
