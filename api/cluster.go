@@ -80,6 +80,9 @@ func clusterWish(w *wire.CreateCluster) (control.CreateCluster, error) {
 	if err := requireName("cluster.name", w.Name); err != nil {
 		return none, err
 	}
+	if len([]rune(w.Name)) > maxName-len("-member-99") {
+		return none, badRequest("cluster.name must have at most %d characters: its members' names begin with it.", maxName-len("-member-99"))
+	}
 	wish := control.CreateCluster{Name: w.Name, Locality: orBlank(w.Locality)}
 	if w.Locality != nil && !slices.Contains(localities(), *w.Locality) {
 		return none, badRequest("cluster.locality must be one of affinity, anti-affinity, soft-affinity, soft-anti-affinity.")
