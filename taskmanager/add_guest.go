@@ -41,7 +41,8 @@ func (m *Manager) addGuest() engine.Workflow {
 			{Name: "markProtected", Doc: "publishing the instance", Run: m.markProtected, Within: 5 * time.Minute},
 		},
 		Failed: m.withoutNewGuest,
-		Ended:  "ACTIVE with the fault and in the form that it had; what was created for the standby is removed.",
+		Ended: "ACTIVE with the fault and in the form that it had; what was created for the standby is removed. Where that cannot be " +
+			"removed it is a hot standby all the same, and the watch replaces the standby.",
 	}
 }
 
@@ -58,8 +59,8 @@ func (m *Manager) removeGuest() engine.Workflow {
 			{Name: "deleteAccount", Doc: "removing its login at the message broker", Run: m.deleteAccount, Within: 30 * time.Minute},
 			{Name: "removeGuest", Doc: "removing the standby", Run: m.removeGuestRow, Within: 5 * time.Minute},
 		},
-		Failed: m.keepGuest,
-		Ended:  "ACTIVE with the fault, and with the standby that is left.",
+		Failed: m.restoring(m.introduceAgain, m.keepGuest),
+		Ended:  "ACTIVE with the fault, and a hot standby still; what is lost of the standby the watch replaces.",
 	}
 }
 
@@ -287,10 +288,14 @@ func (m *Manager) withoutNewGuest(ctx context.Context, op *engine.Operation) err
 	if _, err := m.Store.Guest(ctx, state.GuestID); dbaas.ErrorCode(err) == dbaas.NotFound {
 		return nil // it came as far as this before
 	}
-	for _, step := range m.removeGuest().Steps[:6] {
-		if err := step.Run(ctx, op); err != nil && inStep(op) < revertTime {
+	if err := m.dismissStandby(ctx, op); err != nil && inStep(op) < revertTime {
+		return err
+	}
+	if err := m.removeObjects(ctx, op); err != nil {
+		if inStep(op) < revertTime+time.Minute {
 			return err
 		}
+		return m.keepServing(ctx, op, nil) // the guest's row stays, for nothing else knows of them
 	}
 	return m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
 		in, err := tx.Instance(op.ResourceID)
@@ -303,6 +308,19 @@ func (m *Manager) withoutNewGuest(ctx context.Context, op *engine.Operation) err
 		}
 		return tx.DeleteGuest(state.GuestID)
 	})
+}
+
+// removeObjects removes all that the cloud and the broker have of the operation's guest.
+func (m *Manager) removeObjects(ctx context.Context, op *engine.Operation) error {
+	for _, step := range m.removeGuest().Steps {
+		if step.Name == "dismissStandby" || step.Name == "removeGuest" {
+			continue
+		}
+		if err := step.Run(ctx, op); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dismissStandby tells the primary that it is alone from now on: it restarts by itself when it dies.
@@ -346,8 +364,29 @@ func (m *Manager) removeGuestRow(ctx context.Context, op *engine.Operation) erro
 	return err
 }
 
+// introduceAgain tells the primary that it has a standby all the same, in the class that it had. It may have lost it, which is
+// for the watch to see.
+func (m *Manager) introduceAgain(ctx context.Context, op *engine.Operation) error {
+	if op.ParentID != "" {
+		return nil
+	}
+	var state control.GuestState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	s.instance.HighAvailability = state.Previous
+	if s, err = s.primary(); err != nil {
+		return err
+	}
+	return m.configureGuest(ctx, op, s, "introduce."+s.guest.ID)
+}
+
 // keepGuest ends a removal that failed: the standby stays the instance's, whatever is left of it.
-func (m *Manager) keepGuest(ctx context.Context, op *engine.Operation) error {
+func (m *Manager) keepGuest(ctx context.Context, op *engine.Operation, _ bool) error {
 	if op.ParentID != "" {
 		return nil
 	}

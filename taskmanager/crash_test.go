@@ -60,10 +60,10 @@ func crashPoints(t *testing.T, keep func(n int, tr trial, p crashPoint) bool) []
 			t.Errorf("workflow %s has no trial: add one that begins it (trial_test.go)", w.Kind)
 			continue
 		}
-		for _, s := range w.Steps {
+		for i, s := range w.Steps {
 			for _, at := range []engine.Point{engine.BeforeStep, engine.AfterEffect, engine.AfterSave} {
 				p := crashPoint{Kind: w.Kind, Step: s.Name, Point: at}
-				if n++; !tr.heavy || fullCrash() || !tr.soaks && keep(n, tr, p) {
+				if n++; !tr.heavy || fullCrash() || !tr.soaks && tr.sampled(i) && keep(n, tr, p) {
 					points = append(points, p)
 				}
 			}

@@ -37,9 +37,17 @@ func (m *Manager) createInstance() engine.Workflow {
 			{Name: "awaitStandby", Doc: "waiting for the standby", Run: m.awaitStandby, Within: 6 * time.Hour},
 			{Name: "markActive", Doc: "publishing the instance", Run: m.markCreated, Within: 5 * time.Minute},
 		},
-		Failed: m.giveUp,
+		Failed: m.giveUpCreating,
 		Ended:  "ERROR with the fault; what was created stays accounted for until the instance is deleted.",
 	}
+}
+
+// giveUpCreating is giveUp; the making of a standby ends first, which nobody would know of.
+func (m *Manager) giveUpCreating(ctx context.Context, op *engine.Operation) error {
+	if err := m.endChildren(ctx, op); err != nil {
+		return err
+	}
+	return m.giveUp(ctx, op)
 }
 
 // markCreated publishes the instance. A member of a cluster that is being built stays so until the whole stands.

@@ -32,33 +32,11 @@ func (m *Manager) deleteInstance() engine.Workflow {
 	}
 }
 
-// dropChildren ends what the operation had begun that this delete took over, and waits for that: it would go on making
-// what is being deleted. What that operation remembered is of no use any more.
+// dropChildren ends what the operation had begun that this delete took over, and waits for that: it would go on making what is being deleted.
+// What that operation remembered is of no use any more.
 func (m *Manager) dropChildren(ctx context.Context, op *engine.Operation) error {
 	op.State = nil
-	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
-		children, err := tx.Children(op.ID)
-		if err != nil {
-			return err
-		}
-		for _, child := range children {
-			if !child.Status.Ended() && !child.Cancel {
-				if err := tx.CancelOperation(child.ID); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	running, err := m.runningChild(ctx, op)
-	if err != nil || running == nil {
-		return err
-	}
-	op.SetProgress("waiting for the end of %s", running.Kind)
-	return later(op, readyPoll)
+	return m.endChildren(ctx, op)
 }
 
 // deleteServerGroup removes the policy of where the group's servers run with the last instance of the group.

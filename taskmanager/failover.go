@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ const (
 	fencePoll = 100 * time.Millisecond
 	// unfencedAfter is how long the asynchronous class tries to fence the old primary before it goes on without.
 	unfencedAfter = 10 * time.Second
+	// promoteWithin is how long a chosen standby may take to take over before the old primary is gone back to.
+	promoteWithin = 30 * time.Second
 	// freshFor is how old the reason of a failover may be without another look at it.
 	freshFor = 3 * time.Second
 )
@@ -48,8 +51,9 @@ func (m *Manager) failover() engine.Workflow {
 			{Name: "repointReplicas", Doc: "telling the replicas", Run: m.repointReplicas, Within: 5 * time.Minute},
 			{Name: "publish", Doc: "telling what happened", Run: m.publishFailover, Within: 5 * time.Minute},
 		},
-		Failed: m.keepPrimary,
-		Ended:  "ACTIVE with the fault, and the primary as recorded last; the watch begins another failover when it is still needed.",
+		Failed: m.settleFailover,
+		Ended: "ACTIVE with the fault. A primary that never ceased to serve stays; else the failover is carried through, for what was stopped " +
+			"may have less on its disk than the standby has.",
 	}
 }
 
@@ -327,15 +331,25 @@ func (m *Manager) decideNew(ctx context.Context, op *engine.Operation) error {
 // promoteNew lets the new primary take writes; or starts the old one again, which nobody can replace.
 func (m *Manager) promoteNew(ctx context.Context, op *engine.Operation) error {
 	return m.eachOf(ctx, op, func(state *control.FailoverState, s *subject) (err error) {
+		if state.PromotedAt > 0 {
+			return nil
+		}
 		if state.Revive {
 			err = m.reviveOld(ctx, op, state, s)
 		} else {
+			if s.instance.PrimaryGuestID != state.To { // gone back from, and that was not saved
+				return m.goBack(ctx, op, state)
+			}
 			if s, err = s.about(state.To); err != nil {
 				return err
 			}
 			orderCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
 			err = m.configureGuest(orderCtx, op, s, "promote")
+			if err != nil && (engine.IsPermanent(err) || inStep(op) > promoteWithin) {
+				m.Logger.ErrorContext(ctx, "the standby does not take over, the old primary is started again", "guest", state.To, "error", err)
+				return m.goBack(ctx, op, state)
+			}
 		}
 		if err != nil {
 			return err
@@ -345,6 +359,35 @@ func (m *Manager) promoteNew(ctx context.Context, op *engine.Operation) error {
 	})
 }
 
+// goBack makes the old primary the one to take writes again, for the chosen one does not come to it. Nobody has written to
+// that: the address does not lead there yet.
+func (m *Manager) goBack(ctx context.Context, op *engine.Operation, state *control.FailoverState) error {
+	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
+		s, err := readSubject(tx, op)
+		if err != nil {
+			return err
+		}
+		s.group.Epoch++
+		s.instance.PrimaryGuestID = state.From
+		if err := tx.UpdateGroup(s.group); err != nil {
+			return err
+		}
+		return tx.UpdateInstance(s.instance)
+	})
+	if err != nil {
+		return err
+	}
+	state.To, state.After, state.Revive = "", nil, true
+	if state.Planned {
+		state.Planned, state.Drill = false, true
+	}
+	if err := op.Put(state); err != nil {
+		return err
+	}
+	return engine.Wait(0)
+}
+
+// reviveOld lets the old primary take writes where it is.
 func (m *Manager) reviveOld(ctx context.Context, op *engine.Operation, state *control.FailoverState, s *subject) error {
 	old, err := s.about(state.From)
 	if err != nil {
@@ -352,6 +395,12 @@ func (m *Manager) reviveOld(ctx context.Context, op *engine.Operation, state *co
 	}
 	if err := m.powerOn(ctx, op, old); err != nil {
 		return err
+	}
+	if err := m.configureGuest(ctx, op, old, "resume."+strconv.FormatInt(s.group.Epoch, 10)); err != nil {
+		return err
+	}
+	if alive(m.askAll(ctx, []member{{old.instance, old.guest}})[state.From]) {
+		return nil
 	}
 	return m.agent(old).Restart(ctx, fence(op, old, "revive"))
 }
@@ -491,19 +540,98 @@ func reportOf(state *control.FailoverState, s *subject) failoverReport {
 	return r
 }
 
-// keepPrimary ends a failover that failed for good: the primary is who the rows say, and is told so.
-func (m *Manager) keepPrimary(ctx context.Context, op *engine.Operation) error {
+// settleFailover ends a failover that failed for good, one step of it at a time: what was ordered before is shut out, and a
+// primary that serves is kept. One that does not may have been stopped by us, and may have less on its disk than the standby
+// has: then the failover is carried through.
+func (m *Manager) settleFailover(ctx context.Context, op *engine.Operation) error {
 	var state control.FailoverState
 	if err := op.Load(&state); err != nil {
 		return err
 	}
-	if state.Planned && inStep(op) < revertTime {
-		if err := m.configurePrimary(ctx, op); err != nil && !engine.IsPermanent(err) {
+	rest := []func(context.Context, *engine.Operation) error{
+		m.raiseEpochFirst, m.keepOld, m.fenceOld, m.chooseNew, m.decideNew, m.promoteNew, m.pointToNew, m.repointReplicas,
+	}
+	if state.Over || state.Settled == len(rest) || inStep(op) > revertTime {
+		return m.publishSettled(ctx, op, &state)
+	}
+	if err := rest[state.Settled](ctx, op); err != nil {
+		return err
+	}
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	state.Settled++
+	if err := op.Put(state); err != nil {
+		return err
+	}
+	return engine.Wait(0) // saved before the next: none may run twice after the one that follows it
+}
+
+// keepOld leaves the writes with the old primary, where it serves and nobody was chosen in its place. One that has handed
+// over already has nothing that the standby lacks: that one takes over.
+func (m *Manager) keepOld(ctx context.Context, op *engine.Operation) error {
+	return m.eachOf(ctx, op, func(state *control.FailoverState, s *subject) error {
+		if state.Fenced != "" || state.Revive || s.instance.PrimaryGuestID != state.From {
+			return nil
+		}
+		old, err := s.about(state.From)
+		if err != nil {
 			return err
 		}
+		if state.Planned {
+			for _, other := range old.others() {
+				if at, err := m.askPosition(ctx, op, s.on(other)); err == nil && at.Role == datastore.RoleMaster {
+					state.To = other.guest.ID
+					return nil
+				}
+			}
+		}
+		state.Over = m.stillServes(ctx, op, old)
+		switch {
+		case state.Over:
+			return m.followOld(ctx, op, old)
+		case state.Planned && inStep(op) < unfencedAfter:
+			return engine.Wait(readyPoll)
+		case state.Planned: // nothing was stopped here: whether it is dead is for the watch to find out
+			state.Over = true
+		}
+		return nil
+	})
+}
+
+// stillServes has a guest take the writes, and tells whether it does. From its order on an earlier one is too late.
+func (m *Manager) stillServes(ctx context.Context, op *engine.Operation, s *subject) bool {
+	orderCtx, cancel := context.WithTimeout(ctx, orderWithin)
+	defer cancel()
+	if err := m.configureGuest(orderCtx, op, s, "keep"); err != nil {
+		m.Logger.WarnContext(ctx, "the primary was not told to stay it", "guest", s.guest.ID, "error", err)
+		return false
 	}
-	if !state.Planned && !state.Drill {
-		return nil // what was parked goes on with the instance
+	return alive(m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID])
+}
+
+// followOld has the others follow the primary that stays. Who cannot be told is told by the repair.
+func (m *Manager) followOld(ctx context.Context, op *engine.Operation, old *subject) error {
+	ctx, cancel := context.WithTimeout(ctx, orderWithin)
+	defer cancel()
+	for _, other := range old.others() {
+		if err := m.configureGuest(ctx, op, old.on(other), "keep."+other.guest.ID); err != nil {
+			m.Logger.WarnContext(ctx, "a standby was not told to follow on", "guest", other.guest.ID, "error", err)
+		}
 	}
-	return m.keepServing(ctx, op, nil)
+	return nil
+}
+
+// publishSettled tells how a failover that failed has ended. What was parked goes on with the instance.
+func (m *Manager) publishSettled(ctx context.Context, op *engine.Operation, state *control.FailoverState) error {
+	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
+		s.instance.Fault = op.Failure
+		if state.Planned || state.Drill {
+			s.instance.Task = s.instance.IdleTask()
+		}
+		if state.Over || state.PointedAt == 0 {
+			return nil
+		}
+		return note(tx, s.instance, op.ID, eventFailover, message(state), reportOf(state, s))
+	})
 }

@@ -3,6 +3,8 @@ package taskmanager_test
 import (
 	"context"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,10 +26,18 @@ func TestFailedAtEveryStep(t *testing.T) {
 			h := openHouse(t, url(t), t.TempDir())
 			var at standing
 			for _, w := range sorted(t, taskmanager.Workflows()) {
-				if tr := trials()[w.Kind]; tr.heavy && (name != "sqlite" || tr.soaks) && !fullCrash() {
+				tr := trials()[w.Kind]
+				if tr.heavy && (name != "sqlite" || tr.soaks) && !fullCrash() {
 					continue
 				}
-				for _, s := range w.Steps[:len(w.Steps)-1] { // after the last step there is nothing left to fail
+				steps := w.Steps[:len(w.Steps)-1] // after the last step there is nothing left to fail
+				if tr.varies && fullCrash() {     // each step once in each way
+					steps = slices.Concat(steps, steps[:1-len(steps)%2], steps)
+				}
+				for i, s := range steps {
+					if tr.heavy && !tr.sampled(i) && !fullCrash() {
+						continue
+					}
 					at = h.failAfter(t, w.Kind, s.Name, at)
 					if t.Failed() {
 						t.Fatalf("at %s/%s", w.Kind, s.Name)
@@ -71,7 +81,7 @@ func (h *house) failAfter(t *testing.T, kind, step string, at standing) standing
 		return h.leaveFailedCluster(t, tr, op)
 	}
 	v := h.view(t, op.ResourceID)
-	if v.Fault == nil || v.Fault.Message == "" {
+	if !tr.unasked && (v.Fault == nil || v.Fault.Message == "") {
 		t.Error("the instance has no fault")
 	}
 	if tr.creates || tr.deletes {
@@ -87,6 +97,49 @@ func (h *house) failAfter(t *testing.T, kind, step string, at standing) standing
 		h.requireUnchanged(t, before, v)
 	}
 	return h.leave(t, tr, id)
+}
+
+// TestDeletedAtEveryStep has a tenant delete an instance while each step of a change of it runs: the change becomes the
+// deletion, and nothing is left of either. make test takes hot standbys, at one step in four.
+func TestDeletedAtEveryStep(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, "", t.TempDir())
+	var at standing
+	n := 0
+	for _, w := range sorted(t, taskmanager.Workflows()) {
+		tr := trials()[w.Kind]
+		if tr.deletes || tr.form != "" && tr.form != "standby" || strings.HasSuffix(w.Kind, "_cluster") || !tr.heavy && !fullCrash() {
+			continue
+		}
+		for _, s := range w.Steps {
+			if n++; n%4 != 0 && !fullCrash() {
+				continue
+			}
+			at = h.deleteDuring(t, w.Kind, s.Name, at)
+			if t.Failed() {
+				t.Fatalf("at %s/%s", w.Kind, s.Name)
+			}
+		}
+	}
+}
+
+// deleteDuring runs a trial, and deletes its instance while a step runs.
+func (h *house) deleteDuring(t *testing.T, kind, step string, at standing) standing {
+	t.Helper()
+	tr := trials()[kind]
+	at = h.ready(t, tr, at)
+	var once sync.Once
+	var refused error
+	defer h.run(t, func(at engine.Point, op *engine.Operation) {
+		if at == engine.BeforeStep && op.Kind == kind && op.Step == step {
+			once.Do(func() { _, refused = h.control.DeleteInstance(context.Background(), tester, op.ResourceID) })
+		}
+	})()
+	op := h.awaitEnd(t, tr.begin(t.Context(), t, h, at.id))
+	if refused != nil || op.Kind != "delete_instance" || op.Status != dbaas.OperationSucceeded {
+		t.Errorf("the operation ended as %s %s: %+v; the deletion: %v", op.Kind, op.Status, op.Failure, refused)
+	}
+	return standing{form: tr.form, id: h.audit(t, op.ID)}
 }
 
 // cancelDuring makes an observer that cancels an operation of a kind while a step of it runs, and dies at the end of the

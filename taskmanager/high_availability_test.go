@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/grove-dbaas/grove/internal/control"
@@ -65,7 +66,7 @@ func (h *house) availability(ctx context.Context, t *testing.T, in string, wish 
 }
 
 func addGuestTrial() trial {
-	return trial{heavy: true, soaks: true, spends: true,
+	return trial{heavy: true, every: 4, spends: true,
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
 			return h.availability(ctx, t, in, async())
 		},
@@ -75,13 +76,32 @@ func addGuestTrial() trial {
 }
 
 func removeGuestTrial() trial {
-	return trial{heavy: true, soaks: true, spends: true, form: "standby",
+	return trial{heavy: true, every: 3, spends: true, form: "standby",
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
 			return h.availability(ctx, t, in, nil)
 		},
-		check:  func(t *testing.T, h *house, v *dbaas.InstanceView) { requireGuests(t, h, v, 1) },
-		failed: func(t *testing.T, h *house, v *dbaas.InstanceView) { h.requireServing(t, v) },
+		check: func(t *testing.T, h *house, v *dbaas.InstanceView) { requireGuests(t, h, v, 1) },
+		failed: func(t *testing.T, h *house, v *dbaas.InstanceView) {
+			h.requireServing(t, v)
+			requireGuests(t, h, h.healed(t, v.ID), 2)
+		},
 	}
+}
+
+// healed has the watch at work until a hot standby whose operation failed is protected again.
+func (h *house) healed(t *testing.T, in string) *dbaas.InstanceView {
+	t.Helper()
+	defer h.run(t, nil)()
+	h.sql(t, "UPDATE operations SET created_at = 1 WHERE kind = 'repair_standby' AND ended_at > 0") // the last repair was another day
+	testbed.Eventually(t, 90*time.Second, func() error {                                            // what is stored of a lost one may say for a while that it is well
+		for _, g := range h.view(t, in).Guests {
+			if _, err := h.local.Server(t.Context(), g.ServerID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return h.awaitProtected(t, in)
 }
 
 func requireGuests(t *testing.T, h *house, v *dbaas.InstanceView, n int) {
@@ -94,7 +114,7 @@ func requireGuests(t *testing.T, h *house, v *dbaas.InstanceView, n int) {
 
 func changeAvailabilityTrial() trial {
 	want := &dbaas.HighAvailability{Durability: dbaas.DurabilityBounded, WhenDegraded: dbaas.DegradedAccept}
-	return trial{heavy: true, soaks: true, form: "standby",
+	return trial{heavy: true, form: "standby",
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
 			v, err := h.control.Instance(ctx, tester, in)
 			must(t, err)
@@ -112,45 +132,131 @@ func changeAvailabilityTrial() trial {
 	}
 }
 
+// failoverTrial is a planned failover and a drill in turn. What the standby has confirmed must be there afterwards.
 func failoverTrial() trial {
-	var before string
-	return trial{heavy: true, soaks: true, settles: true, form: "standby",
+	var before, token string
+	kept := func(t *testing.T, h *house, v *dbaas.InstanceView) {
+		t.Helper()
+		h.requireServing(t, v)
+		h.requireOneMaster(t, v)
+		if got, err := h.tenant(t, v).Get(t.Context(), "confirmed").Result(); err != nil || got != token {
+			t.Errorf("what was confirmed is %q, %v; want %q", got, err, token)
+		}
+	}
+	return trial{heavy: true, varies: true, settles: true, form: "standby",
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
-			v, err := h.control.Instance(ctx, tester, in)
-			must(t, err)
-			before = v.PrimaryGuestID
-			return mustID(t)(h.control.FailOver(ctx, tester, in, true))
+			v := h.awaitProtected(t, in)
+			before, token = v.PrimaryGuestID, uuid.NewString()
+			c := h.tenant(t, v)
+			testbed.Eventually(t, 60*time.Second, func() error {
+				if err := c.Set(ctx, "confirmed", token, 0).Err(); err != nil {
+					return err
+				}
+				n, err := c.Wait(ctx, 1, 5*time.Second).Result()
+				if err == nil && n < 1 {
+					err = errors.New("not confirmed")
+				}
+				return err
+			})
+			return h.failOver(ctx, t, in, h.turn(t, "failover")%2 == 1)
 		},
 		check: func(t *testing.T, h *house, v *dbaas.InstanceView) {
-			if before != "" && v.PrimaryGuestID == before {
+			if v.PrimaryGuestID == before {
 				t.Error("the primary is still the one that was failed over")
 			}
-			h.requireServing(t, v)
+			kept(t, h, v)
 		},
-		failed: func(t *testing.T, h *house, v *dbaas.InstanceView) {},
+		failed: func(t *testing.T, h *house, v *dbaas.InstanceView) {
+			kept(t, h, v)
+			kept(t, h, h.healed(t, v.ID))
+		},
 	}
 }
 
-// repairTrial begins with a drill, after which the watch repairs.
+// failOver asks for a failover until none of a report that was under way says any more that the standby is not in step.
+func (h *house) failOver(ctx context.Context, t *testing.T, in string, drill bool) (id string) {
+	t.Helper()
+	testbed.Eventually(t, 60*time.Second, func() (err error) {
+		id, err = h.control.FailOver(ctx, tester, in, drill)
+		return err
+	})
+	return id
+}
+
+// turn counts how often a trial has begun in this house, by whatever process.
+func (h *house) turn(t *testing.T, kind string) int {
+	t.Helper()
+	path := filepath.Join(h.dir, "turn."+kind)
+	text, _ := os.ReadFile(path)
+	must(t, os.WriteFile(path, append(text, '.'), 0o600))
+	return len(text)
+}
+
+func (h *house) count(t *testing.T, kind string) (n int) {
+	t.Helper()
+	h.sql(t, "SELECT COUNT(*) FROM operations WHERE kind = '"+kind+"'", &n)
+	return n
+}
+
+// requireOneMaster asks the databases of an instance's guests: one at most takes writes, of those that run.
+func (h *house) requireOneMaster(t *testing.T, v *dbaas.InstanceView) {
+	t.Helper()
+	credentials, err := h.control.Credentials(t.Context(), tester, v.ID)
+	must(t, err)
+	masters := 0
+	for _, g := range v.Guests {
+		c := redis.NewClient(&redis.Options{Addr: g.Address + ":6379", Password: credentials.Password, DisableIdentity: true, MaxRetries: -1})
+		err := c.Set(t.Context(), "mine", g.ID, 0).Err()
+		must(t, c.Close())
+		if err == nil {
+			masters++
+		}
+	}
+	if masters > 1 {
+		t.Errorf("%d guests take writes", masters)
+	}
+}
+
+// repairTrial is the replacement of a standby whose server is gone, and the return of an old primary after a drill, in turn.
 func repairTrial() trial {
-	return trial{heavy: true, soaks: true, settles: true, form: "standby",
+	return trial{heavy: true, every: 4, varies: true, settles: true, unasked: true, form: "standby",
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) (id string) {
-			var count int
-			h.sql(t, "SELECT COUNT(*) FROM operations WHERE kind = 'repair_standby'", &count)
-			mustID(t)(h.control.FailOver(ctx, tester, in, true))
+			v := h.awaitProtected(t, in)
+			if h.turn(t, "repair_standby")%2 == 0 {
+				return h.loseStandby(ctx, t, v)
+			}
+			count := h.count(t, "repair_standby")
+			h.failOver(ctx, t, in, true)
 			testbed.Eventually(t, 60*time.Second, func() error {
-				var now int
-				h.sql(t, "SELECT COUNT(*) FROM operations WHERE kind = 'repair_standby'", &now)
-				if now == count {
+				if h.count(t, "repair_standby") == count {
 					return errors.New("no repair was begun")
 				}
 				return nil
 			})
 			return h.newestOperation(t, "repair_standby")
 		},
-		check:  func(t *testing.T, h *house, v *dbaas.InstanceView) { h.requireServing(t, v) },
-		failed: func(t *testing.T, h *house, v *dbaas.InstanceView) {},
+		check: func(t *testing.T, h *house, v *dbaas.InstanceView) { requireGuests(t, h, v, 2) },
+		failed: func(t *testing.T, h *house, v *dbaas.InstanceView) {
+			h.requireServing(t, v)
+			requireGuests(t, h, h.healed(t, v.ID), 2)
+		},
 	}
+}
+
+// loseStandby deletes the standby's server behind Grove's back, and begins the repair that the watch would begin later.
+func (h *house) loseStandby(ctx context.Context, t *testing.T, v *dbaas.InstanceView) string {
+	t.Helper()
+	standby := v.Guests[0]
+	if standby.ID == v.PrimaryGuestID {
+		standby = v.Guests[1]
+	}
+	must(t, h.local.DeleteServer(ctx, standby.ServerID))
+	op := &dbaas.Operation{
+		Kind: "repair_standby", ProjectID: v.ProjectID, ResourceType: "instance", ResourceID: v.ID, GroupID: v.GroupID,
+		State: dbaas.JSON(`{"standby_id":"` + standby.ID + `"}`), Actor: "watch",
+	}
+	must(t, h.store.Tx(ctx, func(tx *store.Tx) error { return tx.Enqueue(op, v.GroupID, v.ID) }))
+	return op.ID
 }
 
 // processOf finds the database's process of a guest.

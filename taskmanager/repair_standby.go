@@ -24,6 +24,7 @@ func (m *Manager) repairStandby() engine.Workflow {
 		Kind: kindRepair,
 		Doc:  "Brings an instance's standby back: an old primary follows the new one; what is lost is replaced.",
 		Steps: []engine.Step{
+			{Name: "configurePrimary", Doc: "telling the primary of its standby", Run: m.configurePrimary, Within: 30 * time.Minute},
 			{Name: "startServer", Doc: "starting the standby's server", Run: m.startStandby, Within: 30 * time.Minute},
 			{Name: "endStandby", Doc: "ending a database that does not answer", Run: m.endStandby, Within: 30 * time.Minute},
 			{Name: "configureStandby", Doc: "letting it follow the primary", Run: m.followPrimary, Within: 30 * time.Minute},
@@ -35,7 +36,7 @@ func (m *Manager) repairStandby() engine.Workflow {
 			{Name: "markProtected", Doc: "publishing the instance", Run: m.publishRepaired, Within: 5 * time.Minute},
 		},
 		Failed: m.leaveDegraded,
-		Ended:  "ACTIVE and degraded; the watch begins another repair.",
+		Ended:  "ACTIVE and degraded, with one standby that is left; the watch begins another repair.",
 	}
 }
 
@@ -43,8 +44,9 @@ func (m *Manager) repairStandby() engine.Workflow {
 type repairState struct {
 	StandbyID string `json:"standby_id"`
 	// Lost: the standby cannot be brought back; NewID is the guest that takes its place.
-	Lost  bool   `json:"lost,omitempty"`
-	NewID string `json:"new_id,omitempty"`
+	Lost       bool   `json:"lost,omitempty"`
+	NewID      string `json:"new_id,omitempty"`
+	aboutGuest        // the one that is removed, when the repair has failed
 }
 
 // standby gives the state of a repair and the standby that it is about; nil when there is nothing to do in this step.
@@ -236,6 +238,35 @@ func (m *Manager) publishRepaired(ctx context.Context, op *engine.Operation) err
 	})
 }
 
-// leaveDegraded ends a repair that failed. A guest that was to replace another, and was not provisioned, is removed by the
-// next repair, for it is the standby then.
-func (m *Manager) leaveDegraded(context.Context, *engine.Operation) error { return nil }
+// leaveDegraded ends a repair that failed: what it began ends first, and one standby is left, the lost one or else the new.
+func (m *Manager) leaveDegraded(ctx context.Context, op *engine.Operation) error {
+	if err := m.endChildren(ctx, op); err != nil {
+		return err
+	}
+	var state repairState
+	if err := op.Load(&state); err != nil || state.NewID == "" {
+		return err
+	}
+	var guests []dbaas.Guest
+	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) (err error) {
+		guests, err = tx.Guests(op.ResourceID)
+		return err
+	})
+	if err != nil || !hasGuest(guests, state.NewID) || !hasGuest(guests, state.StandbyID) {
+		return err
+	}
+	if state.GuestID == "" {
+		state.GuestID = state.NewID
+		if err := op.Put(state); err != nil {
+			return err
+		}
+	}
+	if err := m.removeObjects(ctx, op); err != nil {
+		return err
+	}
+	err = m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error { return tx.DeleteGuest(state.NewID) })
+	if err == nil {
+		m.keys.forget(state.NewID)
+	}
+	return err
+}

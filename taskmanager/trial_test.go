@@ -20,16 +20,25 @@ type trial struct {
 	heavy bool
 	// soaks: the trial takes a whole cluster or a pair under watch, and is for make crash alone.
 	soaks bool
+	// every: of a heavy trial's steps make test takes one in so many; 0 for all.
+	every int
 	// creates: the trial needs no instance and makes one. deletes: it leaves none. spends: what it leaves has another form
 	// than before, and is not used again.
 	creates, deletes, spends bool
 	// settles: the watch goes on with the instance afterwards until it is protected again, so that the effects vary.
 	settles bool
+	// unasked: the watch begins it, and a tenant reads of its failure nowhere but in the operation.
+	unasked bool
+	// varies: it begins in another way each second time; make crash lets it fail at each step in both.
+	varies bool
 	// check looks at the instance afterwards; nil: being ACTIVE is enough.
 	check func(t *testing.T, h *house, in *dbaas.InstanceView)
 	// failed looks at the instance after a failure for good; nil: it must be as before, and serve.
 	failed func(t *testing.T, h *house, in *dbaas.InstanceView)
 }
+
+// sampled tells whether make test takes a heavy trial's nth step.
+func (tr *trial) sampled(n int) bool { return n%max(tr.every, 1) == 0 }
 
 // forms make the instances that trials begin with, by form. What is given must be ACTIVE, and any member of a group will
 // do: trials find the others, for roles change.

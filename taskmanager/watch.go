@@ -149,7 +149,7 @@ func sound(v *dbaas.InstanceView) bool {
 	}
 	seen, sees := viewOf(s, p.ID), viewOf(p, s.ID)
 	place := control.ReplicationIn(s.Observed)
-	return (seen == nil || seen.Alive) && (sees == nil || sees.Alive) && place != nil && place.Role == datastore.RoleReplica && place.LinkUp
+	return seen != nil && seen.Alive && sees != nil && sees.Alive && place != nil && place.Role == datastore.RoleReplica && place.LinkUp
 }
 
 // pair gives an instance's primary and its standby, nil where there is none.
@@ -224,7 +224,7 @@ func (w *watch) judge(ctx context.Context, id string, s *suspect) (innocent bool
 	if !alive(l.ofPrimary) {
 		return false, nil
 	}
-	if l.inStep() {
+	if l.inStep() && l.introduced() {
 		s.broken = time.Time{}
 		return !l.missesPrimary(), nil
 	}
@@ -240,6 +240,9 @@ type look struct {
 
 // inStep tells whether the standby follows closely.
 func (l *look) inStep() bool { return l.ofStandby != nil && inStepNow(l.ofStandby) }
+
+// introduced tells whether the primary was told of its standby: it looks at it.
+func (l *look) introduced() bool { return viewIn(l.ofPrimary.Peers, l.standby.ID) != nil }
 
 // missesPrimary tells whether the standby says that it does not see the primary.
 func (l *look) missesPrimary() bool {
@@ -323,7 +326,7 @@ func (w *watch) failOver(ctx context.Context, v *dbaas.InstanceView, state contr
 			return err
 		}
 		last, err := tx.LastOperation(in.ID, kindFailover)
-		if err != nil || last != nil && !state.OwnWord && tx.Now().Sub(last.CreatedAt) < calmFor {
+		if err != nil || last != nil && !state.OwnWord && !cameToNothing(last) && tx.Now().Sub(last.CreatedAt) < calmFor {
 			return err
 		}
 		stale, err := staleStandby(tx, in)
@@ -336,6 +339,12 @@ func (w *watch) failOver(ctx context.Context, v *dbaas.InstanceView, state contr
 		return err
 	})
 	return w.began(ctx, id, err)
+}
+
+// cameToNothing tells of a failover that it was planned and did not succeed.
+func cameToNothing(op *dbaas.Operation) bool {
+	var state control.FailoverState
+	return op.Status != dbaas.OperationSucceeded && json.Unmarshal(op.State, &state) == nil && state.Planned
 }
 
 // stillSo reads the instance, nil when it is no longer what was looked at.
@@ -418,7 +427,14 @@ func (w *watch) repair(ctx context.Context, s *suspect, l *look) error {
 		if err != nil {
 			return err
 		}
-		fresh := failed != nil && (last == nil || last.CreatedAt < failed.CreatedAt) // the old primary of a failover
+		removed, err := tx.LastOperation(in.ID, kindRemoveGuest)
+		if err != nil {
+			return err
+		}
+		after := func(op *dbaas.Operation) bool {
+			return op != nil && op.ParentID == "" && (last == nil || last.CreatedAt < op.CreatedAt)
+		}
+		fresh := after(failed) || after(removed) && removed.Status != dbaas.OperationSucceeded // the old primary of a failover, the rest of a standby that was not removed
 		if !fresh && (broken < repairAfter || last != nil && tx.Now().Sub(last.CreatedAt) < repairAgain) {
 			return nil
 		}

@@ -110,7 +110,9 @@ type FailoverState struct {
 	// OwnWord: the primary's own agent said that it is dead.
 	OwnWord bool `json:"own_word,omitempty"`
 	// Over: it was not needed after all.
-	Over       bool                `json:"over,omitempty"`
+	Over bool `json:"over,omitempty"`
+	// Settled counts what was done of the end of one that failed for good.
+	Settled    int                 `json:"settled,omitempty"`
 	Fenced     string              `json:"fenced,omitempty"` // by whom: "agent", "cloud", "nobody"
 	Before     *datastore.Position `json:"before,omitempty"` // of the old primary, as far as it is known
 	After      *datastore.Position `json:"after,omitempty"`  // of the new one, when it was chosen
