@@ -396,11 +396,14 @@ func (m *Manager) reviveOld(ctx context.Context, op *engine.Operation, state *co
 	if err := m.powerOn(ctx, op, old); err != nil {
 		return err
 	}
-	if err := m.configureGuest(ctx, op, old, "resume."+strconv.FormatInt(s.group.Epoch, 10)); err != nil {
-		return err
+	serves := alive(m.askAll(ctx, []member{{old.instance, old.guest}})[state.From])
+	if !serves { // what is suspended takes no orders
+		if err := m.agent(old).Stop(ctx, guest.StopRequest{Fence: fence(op, old, "end"), Now: true}); err != nil {
+			return err
+		}
 	}
-	if alive(m.askAll(ctx, []member{{old.instance, old.guest}})[state.From]) {
-		return nil
+	if err := m.configureGuest(ctx, op, old, "resume."+strconv.FormatInt(s.group.Epoch, 10)); err != nil || serves {
+		return err
 	}
 	return m.agent(old).Restart(ctx, fence(op, old, "revive"))
 }
