@@ -251,11 +251,7 @@ func (m *Manager) configureOther(ctx context.Context, op *engine.Operation) erro
 
 // configureGuest makes a guest's database as the rows say.
 func (m *Manager) configureGuest(ctx context.Context, op *engine.Operation, s *subject, deed string) error {
-	desired, err := m.desired(ctx, s)
-	if err != nil {
-		return err
-	}
-	_, err = m.agent(s).Configure(ctx, guest.ConfigureRequest{Fence: fence(op, s, deed), Desired: desired})
+	_, err := m.configureWith(ctx, op, s, deed, "", m.desired)
 	return refused(err)
 }
 

@@ -29,6 +29,7 @@ func (m *Manager) configureInstance() engine.Workflow {
 type configureState struct {
 	control.ConfigureState
 	RestartRequired []string `json:"restart_required,omitempty"`
+	Missed          []string `json:"missed,omitempty"`
 }
 
 func (m *Manager) applyConfiguration(ctx context.Context, op *engine.Operation) error {
@@ -44,7 +45,7 @@ func (m *Manager) applyConfiguration(ctx context.Context, op *engine.Operation) 
 	if state.SetsPassword {
 		kind = control.SecretPendingPassword
 	}
-	if state.RestartRequired, err = m.configureAll(ctx, op, s, "configure", kind, m.desired); err != nil {
+	if state.RestartRequired, state.Missed, err = m.configureAll(ctx, op, s, "configure", kind, m.desired); err != nil {
 		return refused(err)
 	}
 	return op.Put(state)
@@ -62,7 +63,7 @@ func (m *Manager) markConfigured(ctx context.Context, op *engine.Operation) erro
 			}
 		}
 		settle(s, state.RestartRequired)
-		return nil
+		return leaveBehind(tx, s, told(s, state.SetsPassword), state.Missed)
 	})
 }
 
@@ -83,7 +84,7 @@ func (m *Manager) restoreConfiguration(ctx context.Context, op *engine.Operation
 	previous := func(ctx context.Context, s *subject) (datastore.Desired, error) {
 		return m.desiredWith(ctx, s, state.PreviousValues)
 	}
-	if state.RestartRequired, err = m.configureAll(ctx, op, s, "restore", kind, previous); err != nil {
+	if state.RestartRequired, state.Missed, err = m.configureAll(ctx, op, s, "restore", kind, previous); err != nil {
 		return err
 	}
 	return op.Put(state)
@@ -108,8 +109,16 @@ func (m *Manager) keepConfiguration(ctx context.Context, op *engine.Operation, r
 		}
 		settle(s, state.RestartRequired)
 		s.instance.Fault = op.Failure
-		return nil
+		return leaveBehind(tx, s, told(s, state.SetsPassword), state.Missed)
 	})
+}
+
+// told gives the members that a change of values concerns: the instance's own, or with a password the group's.
+func told(s *subject, password bool) []member {
+	if password {
+		return s.members
+	}
+	return s.own()
 }
 
 // stillThere gives the id of a configuration group that lives, else "".

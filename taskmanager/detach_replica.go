@@ -97,5 +97,5 @@ func (m *Manager) followAgain(ctx context.Context, op *engine.Operation) error {
 	if err != nil {
 		return err
 	}
-	return m.configureMember(ctx, op, s, "follow-again")
+	return m.configureGuest(ctx, op, s, "follow-again")
 }

@@ -67,17 +67,6 @@ func (m *Manager) loadOf(ctx context.Context, op *engine.Operation, instanceID s
 	return s, err
 }
 
-// configureMember makes a guest's database as the rows say: its role, its peers, its values. The deed names this telling
-// within the operation.
-func (m *Manager) configureMember(ctx context.Context, op *engine.Operation, s *subject, deed string) error {
-	desired, err := m.desired(ctx, s)
-	if err != nil {
-		return err
-	}
-	_, err = m.agent(s).Configure(ctx, guest.ConfigureRequest{Fence: fence(op, s, deed), Desired: desired})
-	return refused(err)
-}
-
 // patience is how long a change of the whole group waits for a member that does not answer and is not needed for it.
 const patience = 30 * time.Second
 
@@ -86,7 +75,7 @@ const patience = 30 * time.Second
 func (m *Manager) tellRoles(ctx context.Context, op *engine.Operation, s *subject, deed string) error {
 	for _, one := range s.up() {
 		at := s.on(one)
-		err := m.configureMember(ctx, op, at, deed)
+		err := m.configureGuest(ctx, op, at, deed)
 		if err == nil {
 			continue
 		}

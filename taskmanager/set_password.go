@@ -24,7 +24,7 @@ func (m *Manager) setPassword() engine.Workflow {
 }
 
 func (m *Manager) applyPassword(ctx context.Context, op *engine.Operation) error {
-	restart, err := m.pushSecrets(ctx, op, "password", control.SecretPendingPassword)
+	restart, missed, err := m.pushSecrets(ctx, op, "password", control.SecretPendingPassword)
 	if err != nil {
 		return refused(err)
 	}
@@ -32,7 +32,7 @@ func (m *Manager) applyPassword(ctx context.Context, op *engine.Operation) error
 	if err := op.Load(&state); err != nil {
 		return err
 	}
-	state.RestartRequired = restart
+	state.RestartRequired, state.Missed = restart, missed
 	return op.Put(state)
 }
 
@@ -40,6 +40,7 @@ func (m *Manager) applyPassword(ctx context.Context, op *engine.Operation) error
 type passwordState struct {
 	control.PasswordState
 	RestartRequired []string `json:"restart_required,omitempty"`
+	Missed          []string `json:"missed,omitempty"`
 }
 
 func (m *Manager) markPassword(ctx context.Context, op *engine.Operation) error {
@@ -56,19 +57,33 @@ func (m *Manager) markPassword(ctx context.Context, op *engine.Operation) error 
 			s.instance.RootEnabledAt, s.instance.RootEnabledBy = tx.Now(), state.EnabledBy
 		}
 		settle(s, state.RestartRequired)
-		return nil
+		return leaveBehind(tx, s, s.members, state.Missed)
 	})
 }
 
 // restorePassword puts the old password back, for the new one may have been set before the failure.
 func (m *Manager) restorePassword(ctx context.Context, op *engine.Operation) error {
-	_, err := m.pushSecrets(ctx, op, "restore", control.SecretPassword)
-	return err
+	var state passwordState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	var err error
+	if _, state.Missed, err = m.pushSecrets(ctx, op, "restore", control.SecretPassword); err != nil {
+		return err
+	}
+	return op.Put(state)
 }
 
 func (m *Manager) keepPassword(ctx context.Context, op *engine.Operation, _ bool) error {
+	var state passwordState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
 	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
 		s.instance.Task, s.instance.Fault = s.instance.IdleTask(), op.Failure
+		if err := leaveBehind(tx, s, s.members, state.Missed); err != nil {
+			return err
+		}
 		return dropPending(tx, s.group.ID)
 	})
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
-	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
@@ -31,61 +30,33 @@ func (m *Manager) setUsers() engine.Workflow {
 // usersState is what the steps of set_users pass on.
 type usersState struct {
 	RestartRequired []string `json:"restart_required,omitempty"`
+	Missed          []string `json:"missed,omitempty"`
 }
 
 func (m *Manager) applyUsers(ctx context.Context, op *engine.Operation) error {
-	restart, err := m.pushSecrets(ctx, op, "users", control.SecretPendingUsers)
+	restart, missed, err := m.pushSecrets(ctx, op, "users", control.SecretPendingUsers)
 	if err != nil {
 		return refused(err)
 	}
-	return op.Put(usersState{RestartRequired: restart})
+	return op.Put(usersState{RestartRequired: restart, Missed: missed})
 }
 
 func (m *Manager) restoreUsers(ctx context.Context, op *engine.Operation) error {
-	_, err := m.pushSecrets(ctx, op, "restore", control.SecretPassword) // with the users that are in force
-	return err
+	_, missed, err := m.pushSecrets(ctx, op, "restore", control.SecretPassword) // with the users that are in force
+	if err != nil {
+		return err
+	}
+	return op.Put(usersState{Missed: missed})
 }
 
 // pushSecrets gives every member of the group its secrets, a kind of them in a place of its own: the pending password, or
-// the pending users. It tells what waits for a restart of the operation's own instance.
-func (m *Manager) pushSecrets(ctx context.Context, op *engine.Operation, deed, kind string) (restart []string, err error) {
+// the pending users. It tells what waits for a restart of the operation's own instance, and which guests were not reached.
+func (m *Manager) pushSecrets(ctx context.Context, op *engine.Operation, deed, kind string) (restart, missed []string, err error) {
 	s, err := m.load(ctx, op)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return m.configureAll(ctx, op, s, deed, kind, m.desired)
-}
-
-// configureAll configures the guests of the operation's instance as desired says and, with a kind of secrets to push, all
-// others of the group too. It tells what waits for a restart of the operation's own instance.
-func (m *Manager) configureAll(ctx context.Context, op *engine.Operation, s *subject, deed, kind string,
-	desired func(context.Context, *subject) (datastore.Desired, error)) (restart []string, err error) {
-	for _, one := range s.up() {
-		at, mine := s.on(one), one.instance.ID == s.instance.ID
-		wish := m.desired
-		if mine {
-			wish = desired
-		} else if kind == "" {
-			continue
-		}
-		request := guest.ConfigureRequest{Fence: fence(op, at, deed)}
-		if request.Desired, err = wish(ctx, at); err != nil {
-			return nil, err
-		}
-		if kind != "" {
-			if request.Sealed, err = m.seal(ctx, at, kind); err != nil {
-				return nil, err
-			}
-		}
-		applied, err := m.agent(at).Configure(ctx, request)
-		if err != nil {
-			return nil, err
-		}
-		if one.guest.ID == s.guest.ID {
-			restart = applied.RestartRequired
-		}
-	}
-	return restart, nil
 }
 
 // markUsers makes the pending users the group's.
@@ -99,7 +70,7 @@ func (m *Manager) markUsers(ctx context.Context, op *engine.Operation) error {
 			return err
 		}
 		settle(s, state.RestartRequired)
-		return nil
+		return leaveBehind(tx, s, s.members, state.Missed)
 	})
 }
 
@@ -138,8 +109,15 @@ func adoptUsers(tx *store.Tx, groupID string) error {
 
 // keepUsers forgets the users that were not set after all.
 func (m *Manager) keepUsers(ctx context.Context, op *engine.Operation, _ bool) error {
+	var state usersState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
 	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
 		s.instance.Task, s.instance.Fault = s.instance.IdleTask(), op.Failure
+		if err := leaveBehind(tx, s, s.members, state.Missed); err != nil {
+			return err
+		}
 		id, err := tx.FindSecret(s.group.ID, control.SecretPendingUsers)
 		if err != nil || id == "" {
 			return err

@@ -315,7 +315,9 @@ func inStep(op *engine.Operation) time.Duration { return op.UpdatedAt.Sub(op.Ste
 // restart names parameters that take effect only at the next start.
 func settle(s *subject, restart []string) {
 	s.instance.Fault = nil
+	behind := behind(s.instance)
 	s.instance.Applied = s.instance.Shape()
+	s.instance.Applied.Behind = behind
 	s.instance.Applied.RestartRequired = restart
 	s.instance.Task = s.instance.IdleTask()
 }

@@ -144,6 +144,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g.Go(func() error { return m.watch.run(ctx) })
 	g.Go(func() error { return m.every(ctx, catalogInterval, "sync the catalog", m.SyncCatalog) })
 	g.Go(func() error { return m.watchClusters(ctx) })
+	g.Go(func() error { return m.every(ctx, catchUpEvery, "catch up", m.catchUp) })
 	g.Go(func() error { return m.every(ctx, purgeInterval, "purge", m.purge) })
 	return g.Wait()
 }

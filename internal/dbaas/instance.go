@@ -53,6 +53,8 @@ type Shape struct {
 	ConfigurationID string `json:"configuration_id,omitempty"`
 	// RestartRequired names the parameters whose values wait for the database's next start.
 	RestartRequired []string `json:"restart_required,omitempty"`
+	// Behind names the guests that did not answer when passwords or users changed: they are told when they are heard again.
+	Behind []string `json:"behind,omitempty"`
 }
 
 // Shape is what the instance is wished to be, with nothing waiting for a restart.

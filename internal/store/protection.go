@@ -12,6 +12,13 @@ func (s *Store) Protected(ctx context.Context) ([]dbaas.InstanceView, error) {
 	return s.views(db, db.Model(&dbaas.Instance{}).Where("deleted_at = 0 AND high_availability IS NOT NULL AND NOT stopped").Order("id"))
 }
 
+// Behind reads the live instances of which a guest missed a change of its group's secrets, with their guests. They are
+// too few for an index of their own: all instances are read, which a recurring task may do.
+func (s *Store) Behind(ctx context.Context) ([]dbaas.InstanceView, error) {
+	db := s.read.WithContext(ctx)
+	return s.views(db, db.Model(&dbaas.Instance{}).Where("deleted_at = 0 AND applied LIKE ?", `%"behind":[%`).Order("id"))
+}
+
 // LastOperation reads a resource's newest operation of a kind, nil when there is none.
 func (tx *Tx) LastOperation(resourceID, kind string) (*dbaas.Operation, error) {
 	op, err := find[dbaas.Operation](tx.db.Where("resource_id = ? AND kind = ?", resourceID, kind).Order("id DESC").Limit(1))
