@@ -16,6 +16,9 @@ type Manifest struct {
 	// URIScheme and URIPort make the connection URI: scheme://username:password@address:port.
 	URIScheme string
 	URIPort   int
+	// TLSScheme and TLSPort take their place for an instance that speaks TLS (Capabilities.TLS).
+	TLSScheme string
+	TLSPort   int
 	TCPPorts  []int // that must be free on the address and open in the security group
 	// PeerPorts must be free too, and open between the members of a group alone.
 	PeerPorts []int

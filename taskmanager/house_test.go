@@ -139,13 +139,7 @@ func logger(t *testing.T) *slog.Logger {
 // run lets a taskmanager work until stop is called. observe may end it sooner.
 func (h *house) run(t *testing.T, observe func(engine.Point, *engine.Operation)) (stop func()) {
 	t.Helper()
-	h.runs++
-	m, err := taskmanager.New(taskmanager.Config{
-		Store: h.store, Cloud: h.cloud, Transport: h.bus.Control(), Accounts: h.accounts, Datastores: all.Datastores(),
-		Region: "RegionOne", Node: fmt.Sprintf("taskmanager-%d-%d", os.Getpid(), h.runs), Heartbeat: time.Second,
-		Workers: 4, Lease: time.Minute, Clock: clock.Real{}, Logger: logger(t), Observe: observe,
-	})
-	must(t, err)
+	m := h.manager(t, observe)
 	must(t, m.SyncCatalog(t.Context()))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -156,6 +150,19 @@ func (h *house) run(t *testing.T, observe func(engine.Point, *engine.Operation))
 			t.Errorf("taskmanager: %v", err)
 		}
 	})
+}
+
+// manager makes a taskmanager that does not run.
+func (h *house) manager(t *testing.T, observe func(engine.Point, *engine.Operation)) *taskmanager.Manager {
+	t.Helper()
+	h.runs++
+	m, err := taskmanager.New(taskmanager.Config{
+		Store: h.store, Cloud: h.cloud, Transport: h.bus.Control(), Accounts: h.accounts, Datastores: all.Datastores(),
+		Region: "RegionOne", Node: fmt.Sprintf("taskmanager-%d-%d", os.Getpid(), h.runs), Heartbeat: time.Second,
+		Workers: 4, Lease: time.Minute, Clock: clock.Real{}, Logger: logger(t), Observe: observe,
+	})
+	must(t, err)
+	return m
 }
 
 // createActive makes an instance that serves.

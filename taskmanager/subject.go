@@ -187,7 +187,8 @@ func (m *Manager) desiredWith(ctx context.Context, s *subject, values map[string
 		Cluster: s.instance.ClusterID != "", Durability: s.instance.HighAvailability,
 	}
 	s.place(&d, manifest.URIPort)
-	return d, nil
+	d.TLS, err = m.tlsWish(ctx, s)
+	return d, err
 }
 
 // place says where in its group the subject's database stands.
@@ -209,7 +210,7 @@ func (m member) endpoint(port int) *datastore.Endpoint {
 	return &datastore.Endpoint{GuestID: m.guest.ID, Address: m.guest.Address, Port: port}
 }
 
-// seal gives the group's secrets, sealed to the agent. kind says which password is the tenant's, or that the users are the
+// seal gives the group's secrets and a certificate, sealed to the agent. kind says which password is the tenant's, or that the users are the
 // pending ones.
 func (m *Manager) seal(ctx context.Context, s *subject, kind string) (guest.Sealed, error) {
 	users := control.SecretUsers
@@ -233,6 +234,11 @@ func (m *Manager) seal(ctx context.Context, s *subject, kind string) (guest.Seal
 		return nil, err
 	case users == control.SecretUsers: // never made any, or a failed attempt at the first
 		secrets[datastore.SecretUsers] = "[]"
+	}
+	if s.instance.TLS.Encrypted() {
+		if secrets[datastore.SecretTLSKey], err = m.issue(ctx, s); err != nil {
+			return nil, err
+		}
 	}
 	return guest.SealSecrets(s.guest.PublicKey, secrets)
 }

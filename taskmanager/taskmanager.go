@@ -54,6 +54,7 @@ type Manager struct {
 	// clusters says which clusters are to be looked at.
 	clusters *clusterWatch
 	watch    *watch
+	ca       authority
 }
 
 // New makes a Manager. It starts nothing.
@@ -85,6 +86,8 @@ func (m *Manager) Workflows() []engine.Workflow {
 		m.setUsers(),
 		m.setPersistence(),
 		m.setProfile(),
+		m.setTLS(),
+		m.renewCertificates(),
 		m.upgradeInstance(),
 		m.rebuildInstance(),
 		m.updateAccess(),
@@ -145,6 +148,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g.Go(func() error { return m.every(ctx, catalogInterval, "sync the catalog", m.SyncCatalog) })
 	g.Go(func() error { return m.watchClusters(ctx) })
 	g.Go(func() error { return m.every(ctx, catchUpEvery, "catch up", m.catchUp) })
+	g.Go(func() error { return m.every(ctx, renewInterval, "renew certificates", m.RenewDue) })
 	g.Go(func() error { return m.every(ctx, purgeInterval, "purge", m.purge) })
 	return g.Wait()
 }

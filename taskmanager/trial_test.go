@@ -48,6 +48,7 @@ func forms() map[string]func(h *house, t *testing.T) (in string) {
 		"replication": (*house).createReplicated,
 		"cluster":     (*house).createMember,
 		"standby":     (*house).createStandby,
+		"tls":         (*house).createEncrypted,
 	}
 }
 
@@ -66,6 +67,8 @@ func trials() map[string]trial {
 		"set_users":          usersTrial(),
 		"set_persistence":    persistenceTrial(),
 		"set_profile":        profileTrial(),
+		"set_tls":            setTLSTrial(),
+		"renew_certificates": renewTrial(),
 		"upgrade_instance":   upgradeTrial(),
 		"rebuild_instance":   rebuildTrial(),
 		"update_access":      accessTrial(),

@@ -46,6 +46,8 @@ func manifest() *datastore.Manifest {
 		Username:       tenantUser,
 		URIScheme:      "redis",
 		URIPort:        port,
+		TLSScheme:      "rediss",
+		TLSPort:        tlsPort,
 		TCPPorts:       []int{port, tlsPort},
 		PeerPorts:      []int{busPort},
 		Root:           "-",

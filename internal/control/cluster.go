@@ -159,7 +159,7 @@ func (s *Service) ClusterCredentials(ctx context.Context, c Caller, id string) (
 	cr := &Credentials{Username: m.Username, Password: string(password)}
 	for _, member := range v.Members {
 		if len(member.Addresses) > 0 {
-			cr.URI = uri(m, url.UserPassword(cr.Username, cr.Password), member.Addresses[0].Address)
+			cr.URI = uri(m, member.TLS, url.UserPassword(cr.Username, cr.Password), member.Addresses[0].Address)
 			break
 		}
 	}

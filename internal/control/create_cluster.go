@@ -21,6 +21,7 @@ type CreateCluster struct {
 	ReplicasPerShard int
 	Locality         string
 	ConfigurationID  string
+	TLS              dbaas.TLSMode // "" is off; all members have it
 }
 
 // NewMember is the wish for one member.
@@ -59,6 +60,9 @@ func (s *Service) CreateCluster(ctx context.Context, c Caller, r CreateCluster) 
 	if err := s.requireClusterOf(ctx, r, shape); err != nil {
 		return nil, err
 	}
+	if err := s.requireTLSOf(ctx, version.ID, r.TLS); err != nil {
+		return nil, err
+	}
 	cl := &dbaas.Cluster{
 		ID: newID(), ProjectID: c.ProjectID, GroupID: newID(), Name: r.Name, DatastoreVersionID: version.ID,
 		ConfigurationID: r.ConfigurationID, Locality: r.Locality, ReplicasPerShard: r.ReplicasPerShard, Task: dbaas.ClusterBuilding,
@@ -78,6 +82,9 @@ func (s *Service) CreateCluster(ctx context.Context, c Caller, r CreateCluster) 
 
 func (s *Service) insertCluster(ctx context.Context, tx *store.Tx, c Caller, cl *dbaas.Cluster, version *VersionView, r CreateCluster, created *CreatedCluster) (string, error) {
 	members := s.foundingMembers(cl, r)
+	for i := range members {
+		members[i].TLS = r.TLS
+	}
 	group, err := s.configurationFor(ctx, tx, c, &members[0], version)
 	if err != nil {
 		return "", err

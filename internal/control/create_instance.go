@@ -32,6 +32,7 @@ type CreateInstance struct {
 	Persistence        dbaas.Persistence       // "" is the datastore's default
 	Profile            string                  // of tuning; "" is none
 	HighAvailability   *dbaas.HighAvailability // nil: no standby
+	TLS                dbaas.TLSMode           // "" is off
 }
 
 // Created is an accepted wish. The password is shown this once, and on a reveal call.
@@ -100,6 +101,9 @@ func (s *Service) requireOffered(version *VersionView, r CreateInstance) error {
 	if err := requirePersistence(m, r.Persistence); err != nil {
 		return err
 	}
+	if err := requireTLS(m, r.TLS); err != nil {
+		return err
+	}
 	return requireProfile(m, r.Profile)
 }
 
@@ -110,6 +114,7 @@ func newInstance(c Caller, r CreateInstance, version *VersionView, region string
 		ConfigurationID: r.ConfigurationID, Region: region, Zone: r.Zone, Locality: r.Locality,
 		Nic: r.Nic, Access: r.Access, DeletionProtection: r.DeletionProtection,
 		Persistence: r.Persistence, Profile: r.Profile, Task: dbaas.TaskBuilding, HighAvailability: r.HighAvailability,
+		TLS: r.TLS,
 	}
 }
 

@@ -107,6 +107,8 @@ func effects(kind string, w Workflow) []string {
 		said = append(said, "The database goes on serving, save on a machine that can grow only a volume that is not in use.")
 	case "configure_instance":
 		said = append(said, "Values that need a restart wait for one (status RESTART_REQUIRED).")
+	case "set_tls":
+		said = append(said, "Who is connected stays so; a way in that is shut takes no new connections.")
 	case "set_users":
 		said = append(said, "Who may do less than before is cut off or refused at once; all others notice nothing.")
 	case "promote_replica":

@@ -94,6 +94,9 @@ func (s *Service) newcomers(ctx context.Context, cl *dbaas.Cluster, members []db
 	if n := len(members) + len(added); n > shape.MostMembers {
 		return nil, 0, dbaas.Errorf(dbaas.BadRequest, "A cluster has at most %d members; this one would have %d.", shape.MostMembers, n)
 	}
+	for i := range added {
+		added[i].TLS = members[0].TLS
+	}
 	return added, masters, nil
 }
 

@@ -297,7 +297,7 @@ func (s *Service) Credentials(ctx context.Context, c Caller, id string) (*Creden
 	}
 	cr := &Credentials{Username: m.Username, Password: string(password)}
 	if len(v.Addresses) > 0 {
-		cr.URI = uri(m, url.UserPassword(cr.Username, cr.Password), v.Addresses[0].Address)
+		cr.URI = uri(m, v.TLS, url.UserPassword(cr.Username, cr.Password), v.Addresses[0].Address)
 	}
 	return cr, nil
 }
@@ -308,7 +308,7 @@ func (s *Service) URI(v *dbaas.InstanceView) string {
 	if !ok || len(v.Addresses) == 0 {
 		return ""
 	}
-	return uri(m, url.User(m.Username), v.Addresses[0].Address)
+	return uri(m, v.TLS, url.User(m.Username), v.Addresses[0].Address)
 }
 
 // Persistence is what an instance's database keeps on disk, "" where that is no choice.
@@ -320,8 +320,13 @@ func (s *Service) Persistence(v *dbaas.InstanceView) dbaas.Persistence {
 	return m.Capabilities.Persistence[0]
 }
 
-func uri(m *datastore.Manifest, who *url.Userinfo, address string) string {
-	u := url.URL{Scheme: m.URIScheme, User: who, Host: net.JoinHostPort(address, strconv.Itoa(m.URIPort))}
+// uri is how a new client should come: by TLS where there is any.
+func uri(m *datastore.Manifest, mode dbaas.TLSMode, who *url.Userinfo, address string) string {
+	scheme, port := m.URIScheme, m.URIPort
+	if mode.Encrypted() {
+		scheme, port = m.TLSScheme, m.TLSPort
+	}
+	u := url.URL{Scheme: scheme, User: who, Host: net.JoinHostPort(address, strconv.Itoa(port))}
 	return u.String()
 }
 
@@ -334,6 +339,7 @@ const (
 	SecretPendingUsers    = "pending-users"    // of a group: what an operation is making of them
 	SecretRPCKey          = "rpc-key"          // of a guest: signs its messages
 	SecretBrokerPassword  = "broker-password"  // of a guest: its login at the broker
+	SecretAuthority       = "authority"        // of Grove itself: signs the certificates of databases
 	secretValuePrefix     = "value:"           // of a configuration group: a secret parameter
 )
 

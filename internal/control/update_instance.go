@@ -19,6 +19,7 @@ type UpdateInstance struct {
 	Version            *string            // to upgrade to, by id or name
 	Detach             bool               // the replica leaves its source
 	Availability       *ChangeAvailability
+	TLS                *dbaas.TLSMode
 }
 
 // UpdateInstance applies a change. Name and protection are changed at once, in any state; a configuration group or
@@ -52,6 +53,8 @@ func (s *Service) UpdateInstance(ctx context.Context, c Caller, id string, u Upd
 			operationID, err = s.setProfile(ctx, tx, c, in, *u.Profile)
 		case u.Version != nil:
 			operationID, err = s.upgrade(ctx, tx, c, in, *u.Version)
+		case u.TLS != nil:
+			operationID, err = s.setTLS(ctx, tx, c, in, *u.TLS)
 		case u.Availability != nil:
 			operationID, err = s.setAvailability(ctx, tx, c, in, u.Availability.Wish)
 		}

@@ -116,6 +116,17 @@ const (
 	TLSBoth TLSMode = "both" // TLS and, on its own port, plain
 )
 
+// OrOff spells out what "" means.
+func (t TLSMode) OrOff() TLSMode {
+	if t == "" {
+		return TLSOff
+	}
+	return t
+}
+
+// Encrypted tells whether TLS is spoken at all.
+func (t TLSMode) Encrypted() bool { return t.OrOff() != TLSOff }
+
 // Nic is the tenant's wish where an instance is connected.
 type Nic struct {
 	NetworkID string `json:"network_id,omitempty"`

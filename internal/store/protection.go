@@ -19,6 +19,12 @@ func (s *Store) Behind(ctx context.Context) ([]dbaas.InstanceView, error) {
 	return s.views(db, db.Model(&dbaas.Instance{}).Where("deleted_at = 0 AND applied LIKE ?", `%"behind":[%`).Order("id"))
 }
 
+// Encrypted reads the live instances whose databases speak TLS, with all that is known of their guests.
+func (s *Store) Encrypted(ctx context.Context) ([]dbaas.InstanceView, error) {
+	db := s.read.WithContext(ctx)
+	return s.views(db, db.Model(&dbaas.Instance{}).Where("deleted_at = 0 AND tls NOT IN ('', 'off') AND NOT stopped").Order("id"))
+}
+
 // LastOperation reads a resource's newest operation of a kind, nil when there is none.
 func (tx *Tx) LastOperation(resourceID, kind string) (*dbaas.Operation, error) {
 	op, err := find[dbaas.Operation](tx.db.Where("resource_id = ? AND kind = ?", resourceID, kind).Order("id DESC").Limit(1))

@@ -1,0 +1,190 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/clock"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/secret"
+	"github.com/grove-dbaas/grove/internal/store"
+)
+
+// authorityOwner is whose secret the authority is: no tenant's.
+const authorityOwner = "grove"
+
+// Authority gives the authority that signs the certificates of databases, made when it is asked for the first time. It is
+// one for all processes, sealed with the other secrets.
+func Authority(ctx context.Context, st *store.Store, c clock.Clock) (*secret.Authority, error) {
+	known, err := st.RevealSecret(ctx, authorityOwner, SecretAuthority)
+	if dbaas.ErrorCode(err) == dbaas.NotFound {
+		known, err = makeAuthority(ctx, st, c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return secret.ParseAuthority(known)
+}
+
+func makeAuthority(ctx context.Context, st *store.Store, c clock.Clock) (known []byte, err error) {
+	made, err := secret.NewAuthority(c.Now())
+	if err != nil {
+		return nil, err
+	}
+	err = st.Tx(ctx, func(tx *store.Tx) error {
+		if err := tx.LockProject(authorityOwner); err != nil { // one makes it, the others find it
+			return err
+		}
+		id, err := tx.FindSecret(authorityOwner, SecretAuthority)
+		if err != nil {
+			return err
+		}
+		if id != "" {
+			known, err = tx.RevealSecret(id)
+			return err
+		}
+		if known, err = made.Bytes(); err != nil {
+			return err
+		}
+		_, err = tx.PutSecret(authorityOwner, SecretAuthority, known)
+		return err
+	})
+	return known, err
+}
+
+// Authority gives the authority by which clients know the databases.
+func (s *Service) Authority(ctx context.Context) (*secret.Authority, error) {
+	return Authority(ctx, s.Store, s.Clock)
+}
+
+// TLSState is the private state of set_tls: the mode that is wished for, and what a failure goes back to.
+type TLSState struct {
+	Mode     dbaas.TLSMode `json:"mode"`
+	Previous dbaas.TLSMode `json:"previous"`
+}
+
+// requireTLS refuses a mode that the datastore does not have; "" is off.
+func requireTLS(m *datastore.Manifest, mode dbaas.TLSMode) error {
+	switch {
+	case mode == "":
+		return nil
+	case mode != dbaas.TLSOff && mode != dbaas.TLSBoth && mode != dbaas.TLSOn:
+		return dbaas.Errorf(dbaas.BadRequest, "tls must be one of off, both, on, not %q.", string(mode))
+	case mode.Encrypted() && !m.Capabilities.TLS:
+		return dbaas.Errorf(dbaas.BadRequest, "Datastore %s has no TLS.", m.Name)
+	}
+	return nil
+}
+
+// setTLS changes how clients connect to an instance and its replicas, while they stay connected.
+func (s *Service) setTLS(ctx context.Context, tx *store.Tx, c Caller, in *dbaas.Instance, mode dbaas.TLSMode) (string, error) {
+	if err := requireIdle(tx, in); err != nil {
+		return "", err
+	}
+	if in.ReplicaOf != "" {
+		return "", dbaas.Errorf(dbaas.BadRequest, "Instance %s is a replica, and is reached as its source is: change tls on %s.", in.ID, in.ReplicaOf)
+	}
+	if err := requireStarted(in, "its TLS is changed"); err != nil {
+		return "", err
+	}
+	if err := s.requireTLSOf(ctx, in.DatastoreVersionID, mode); err != nil {
+		return "", err
+	}
+	if mode.OrOff() == in.TLS.OrOff() {
+		return "", nil
+	}
+	others, err := otherMembers(tx, in)
+	if err != nil {
+		return "", err
+	}
+	in.Task, in.Fault = dbaas.TaskUpdating, nil
+	return s.enqueue(tx, c, change{kind: "set_tls", instance: in, lock: others, state: TLSState{Mode: mode.OrOff(), Previous: in.TLS},
+		before: map[string]any{"tls": in.TLS.OrOff()}, after: map[string]any{"tls": mode.OrOff()}})
+}
+
+func (s *Service) requireTLSOf(ctx context.Context, versionID string, mode dbaas.TLSMode) error {
+	version, err := s.versionByID(ctx, versionID)
+	if err != nil {
+		return err
+	}
+	m, err := s.manifest(&version.DatastoreVersion)
+	if err != nil {
+		return err
+	}
+	return requireTLS(m, mode)
+}
+
+// SetClusterTLS changes how clients connect to a cluster that speaks TLS: alone, or plain as well. Whether its members
+// speak it among themselves is for its whole life.
+func (s *Service) SetClusterTLS(ctx context.Context, c Caller, id string, mode dbaas.TLSMode) (string, error) {
+	return s.beginClusterChange(ctx, c, id, dbaas.ClusterUpdating, func(_ *store.Tx, cl *dbaas.Cluster, members []dbaas.Instance) (change, error) {
+		if err := requireWhole(cl, members); err != nil {
+			return change{}, err
+		}
+		if err := s.requireTLSOf(ctx, cl.DatastoreVersionID, mode); err != nil {
+			return change{}, err
+		}
+		now := members[0].TLS.OrOff()
+		switch mode = mode.OrOff(); {
+		case mode == now:
+			return change{}, dbaas.Errorf(dbaas.BadRequest, "The tls of cluster %s is %s already.", cl.ID, now)
+		case mode.Encrypted() != now.Encrypted():
+			return change{}, dbaas.Errorf(dbaas.BadRequest, "The members of a cluster speak TLS with each other from its creation on, or never: tls of this one cannot become %s.", mode)
+		}
+		return change{kind: "set_tls", state: TLSState{Mode: mode, Previous: members[0].TLS},
+			before: map[string]any{"tls": now}, after: map[string]any{"tls": mode}}, nil
+	})
+}
+
+const kindRenew = "renew_certificates"
+
+// RenewCertificates gives an instance's databases new keys and certificates; nobody is cut off.
+func (s *Service) RenewCertificates(ctx context.Context, c Caller, id string) (string, error) {
+	return s.beginChange(ctx, c, id, dbaas.TaskUpdating, func(_ *store.Tx, in *dbaas.Instance) (change, error) {
+		if err := requireStarted(in, "its certificates are renewed"); err != nil {
+			return change{}, err
+		}
+		return change{kind: kindRenew}, requireEncrypted(in)
+	})
+}
+
+// RenewClusterCertificates gives the members of a cluster new keys and certificates; nobody is cut off.
+func (s *Service) RenewClusterCertificates(ctx context.Context, c Caller, id string) (string, error) {
+	return s.beginClusterChange(ctx, c, id, dbaas.ClusterUpdating, func(_ *store.Tx, cl *dbaas.Cluster, members []dbaas.Instance) (change, error) {
+		if err := requireWhole(cl, members); err != nil {
+			return change{}, err
+		}
+		return change{kind: kindRenew}, requireEncrypted(&members[0])
+	})
+}
+
+func requireEncrypted(in *dbaas.Instance) error {
+	if !in.TLS.Encrypted() {
+		return dbaas.Errorf(dbaas.BadRequest, "Instance %s has no certificate: its tls is off.", in.ID)
+	}
+	return nil
+}
+
+// CertificateIn is what a database said of its certificate; nil when it said nothing.
+func CertificateIn(observed []byte) *datastore.Certificate {
+	var said struct {
+		Certificate *datastore.Certificate `json:"certificate"`
+	}
+	if len(observed) == 0 || json.Unmarshal(observed, &said) != nil {
+		return nil
+	}
+	return said.Certificate
+}
+
+// CertificateOf is the certificate of an instance's guests that expires first; nil when none is known.
+func CertificateOf(v *dbaas.InstanceView) *datastore.Certificate {
+	var first *datastore.Certificate
+	for i := range v.Guests {
+		c := CertificateIn(v.Guests[i].Observed)
+		if c != nil && (first == nil || c.NotAfter.Before(first.NotAfter)) {
+			first = c
+		}
+	}
+	return first
+}

@@ -1,0 +1,386 @@
+package taskmanager
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/secret"
+	"github.com/grove-dbaas/grove/internal/store"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+func (m *Manager) setTLS() engine.Workflow {
+	return engine.Workflow{
+		Kind: "set_tls",
+		Doc:  "Changes how clients reach the database and its replicas: both ways are open everywhere before one of them is shut. Who is connected stays so.",
+		Steps: []engine.Step{
+			{Name: "openBoth", Doc: "opening both ways in", Run: m.openBoth, Within: 15 * time.Minute},
+			{Name: "markBoth", Doc: "noting that both ways are open", Run: m.markBoth, Within: 5 * time.Minute},
+			{Name: "applyTLS", Doc: "keeping the ways in that are wished for", Run: m.applyTLS, Within: 15 * time.Minute},
+			{Name: "markTLS", Doc: "publishing the change", Run: m.markTLS, Within: 5 * time.Minute},
+		},
+		Failed: m.restoring(m.restoreTLS, m.keepTLS),
+		Ended:  "ACTIVE with the fault and the ways in that were open before.",
+	}
+}
+
+func (m *Manager) renewCertificates() engine.Workflow {
+	return engine.Workflow{
+		Kind: "renew_certificates",
+		Doc:  "Gives every database of the group a new key and certificate. Who is connected stays so.",
+		Steps: []engine.Step{
+			{Name: "pushCertificates", Doc: "giving the databases new certificates", Run: m.pushCertificates, Within: 30 * time.Minute},
+			{Name: "markRenewed", Doc: "publishing the change", Run: m.endTLS, Within: 5 * time.Minute},
+		},
+		Failed: m.endTLS,
+		Ended:  "ACTIVE with the fault; who was not reached keeps its old certificate, and it is tried again.",
+	}
+}
+
+// tlsState adds what the steps pass on to what the request left.
+type tlsState struct {
+	control.TLSState
+	// Epoch is the group's in which the lists below were true: a failover tells databases what the rows say.
+	Epoch   int64    `json:"epoch,omitempty"`
+	Opened  []string `json:"opened,omitempty"` // guests
+	Applied []string `json:"applied,omitempty"`
+}
+
+// loadGroup reads the subject of an operation of an instance or a cluster, with any member of the group in its middle.
+func (m *Manager) loadGroup(ctx context.Context, op *engine.Operation) (*subject, error) {
+	if op.ResourceType != "cluster" {
+		return m.load(ctx, op)
+	}
+	c, err := m.loadCluster(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.members) == 0 {
+		return nil, engine.Permanent(dbaas.Errorf(dbaas.Conflict, "The cluster has no members."))
+	}
+	return c.on(c.members[0]), nil
+}
+
+// openBoth opens the way in that is not open, the writers first: their followers come by TLS from then on.
+func (m *Manager) openBoth(ctx context.Context, op *engine.Operation) error {
+	return m.speakAll(ctx, op, dbaas.TLSBoth, false, func(s *tlsState) *[]string { return &s.Opened })
+}
+
+// applyTLS goes from both ways to the one that is wished for. Before TLS is shut, followers come without it.
+func (m *Manager) applyTLS(ctx context.Context, op *engine.Operation) error {
+	var state tlsState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	return m.speakAll(ctx, op, state.Mode, state.Mode == dbaas.TLSOff, func(s *tlsState) *[]string { return &s.Applied })
+}
+
+// speakAll makes the databases of the group speak in a mode, one at a run.
+func (m *Manager) speakAll(ctx context.Context, op *engine.Operation, mode dbaas.TLSMode, followersFirst bool, list func(*tlsState) *[]string) error {
+	var state tlsState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	s, err := m.loadGroup(ctx, op)
+	if err != nil || s.instance.TLS.OrOff() == mode {
+		return err
+	}
+	if state.Epoch != s.group.Epoch {
+		state.Epoch, state.Opened, state.Applied = s.group.Epoch, nil, nil
+	}
+	members, done := s.up(), list(&state)
+	if followersFirst {
+		slices.Reverse(members)
+	}
+	i := slices.IndexFunc(members, func(one member) bool { return !slices.Contains(*done, one.guest.ID) })
+	if i < 0 {
+		return nil
+	}
+	if err := m.speak(ctx, op, s.on(members[i]), mode, string(mode)+"."+op.Step); err != nil {
+		return refused(err)
+	}
+	*done = append(*done, members[i].guest.ID)
+	op.SetProgress("%d of %d databases", len(*done), len(members))
+	if err := op.Put(state); err != nil {
+		return err
+	}
+	return engine.Wait(0)
+}
+
+// speak makes one database speak in a mode, with a new certificate when it speaks TLS.
+func (m *Manager) speak(ctx context.Context, op *engine.Operation, s *subject, mode dbaas.TLSMode, deed string) error {
+	in := *s.instance
+	in.TLS = mode
+	at := s.on(member{&in, s.guest})
+	desired, err := m.desired(ctx, at)
+	if err != nil {
+		return err
+	}
+	// A failover in between may have told the database otherwise: after it the deed is another.
+	request := guest.ConfigureRequest{Fence: fence(op, at, fmt.Sprintf("%s.%d", deed, s.group.Epoch)), Desired: desired}
+	if mode.Encrypted() {
+		pair, err := m.issue(ctx, at)
+		if err != nil {
+			return err
+		}
+		if request.Sealed, err = guest.SealSecrets(at.guest.PublicKey, map[string]string{datastore.SecretTLSKey: pair}); err != nil {
+			return err
+		}
+	}
+	_, err = m.agent(at).Configure(ctx, request)
+	return err
+}
+
+// markBoth notes that both ways are open on all members: a failover, or a member that is provisioned anew, comes so.
+func (m *Manager) markBoth(ctx context.Context, op *engine.Operation) error {
+	return m.noteTLS(ctx, op, dbaas.TLSBoth)
+}
+
+// noteTLS writes how the members of the group are reached.
+func (m *Manager) noteTLS(ctx context.Context, op *engine.Operation, mode dbaas.TLSMode) error {
+	return m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
+		members, err := tx.GroupMembers(op.GroupID)
+		if err != nil {
+			return err
+		}
+		for i := range members {
+			members[i].TLS = mode
+			if err := tx.UpdateInstance(&members[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (m *Manager) markTLS(ctx context.Context, op *engine.Operation) error {
+	var state tlsState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	if err := m.noteTLS(ctx, op, state.Mode); err != nil {
+		return err
+	}
+	return m.endTLS(ctx, op)
+}
+
+// endTLS makes the operation's resource idle again, with its fault when it has failed.
+func (m *Manager) endTLS(ctx context.Context, op *engine.Operation) error {
+	if op.ResourceType == "cluster" {
+		if op.Failure != nil {
+			return m.keepCluster(ctx, op)
+		}
+		return m.markCluster(ctx, op)
+	}
+	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+		s.instance.Task, s.instance.Fault = s.instance.IdleTask(), op.Failure
+		return nil
+	})
+}
+
+// restoreTLS has every member speak as before.
+func (m *Manager) restoreTLS(ctx context.Context, op *engine.Operation) error {
+	var state tlsState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	s, err := m.loadGroup(ctx, op)
+	if err != nil {
+		return err
+	}
+	members := s.up()
+	if !state.Previous.Encrypted() {
+		slices.Reverse(members) // followers first, as in applyTLS
+	}
+	for _, one := range members {
+		if err := m.speak(ctx, op, s.on(one), state.Previous, "restore"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepTLS notes how the members are reached after a failure: as before, or, where they could not be told, as last.
+func (m *Manager) keepTLS(ctx context.Context, op *engine.Operation, restored bool) error {
+	var state tlsState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	if restored {
+		if err := m.noteTLS(ctx, op, state.Previous); err != nil {
+			return err
+		}
+	}
+	return m.endTLS(ctx, op)
+}
+
+func (m *Manager) pushCertificates(ctx context.Context, op *engine.Operation) error {
+	s, err := m.loadGroup(ctx, op)
+	if err != nil {
+		return err
+	}
+	if !s.instance.TLS.Encrypted() {
+		return engine.Permanent(dbaas.Errorf(dbaas.BadRequest, "The instance has no certificate: its tls is off."))
+	}
+	var state tlsState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	members := s.up()
+	i := slices.IndexFunc(members, func(one member) bool { return !slices.Contains(state.Applied, one.guest.ID) })
+	if i < 0 {
+		return nil
+	}
+	if err := m.speak(ctx, op, s.on(members[i]), s.instance.TLS, "renew"); err != nil {
+		return refused(err)
+	}
+	state.Applied = append(state.Applied, members[i].guest.ID)
+	op.SetProgress("%d of %d databases", len(state.Applied), len(members))
+	if err := op.Put(state); err != nil {
+		return err
+	}
+	return engine.Wait(0)
+}
+
+// authority is the authority as this process has read it; it never changes.
+type authority struct {
+	mu    sync.Mutex
+	known *secret.Authority
+}
+
+func (m *Manager) authority(ctx context.Context) (*secret.Authority, error) {
+	m.ca.mu.Lock()
+	defer m.ca.mu.Unlock()
+	if m.ca.known != nil {
+		return m.ca.known, nil
+	}
+	known, err := control.Authority(ctx, m.Store, m.Clock)
+	if err == nil {
+		m.ca.known = known
+	}
+	return known, err
+}
+
+const (
+	// certificateLife is how long a certificate is good for; a third of it before the end it is renewed.
+	certificateLife = 90 * 24 * time.Hour
+	renewBefore     = certificateLife / 3
+	renewInterval   = time.Hour
+)
+
+// certificateNames are what the subject's database is known by: the guest's own address, where the members of its group
+// come, the instance's, which may lead to another guest tomorrow, and ids for clients that reach it by a name of their own.
+func certificateNames(s *subject) []string {
+	names := []string{s.instance.ID}
+	if s.instance.ClusterID != "" {
+		names = append(names, s.instance.ClusterID)
+	}
+	if s.guest.Address != "" {
+		names = append(names, s.guest.Address)
+	}
+	for _, a := range s.instance.Addresses {
+		if !slices.Contains(names, a.Address) {
+			names = append(names, a.Address)
+		}
+	}
+	return names
+}
+
+// issue makes a key and a certificate for the subject's database. They are kept nowhere here: they go to the guest, sealed.
+func (m *Manager) issue(ctx context.Context, s *subject) (string, error) {
+	ca, err := m.authority(ctx)
+	if err != nil {
+		return "", err
+	}
+	pair, err := ca.Issue(certificateNames(s), m.Clock.Now(), certificateLife)
+	return string(pair), err
+}
+
+// tlsWish is how the subject's database is reached; nil: plain.
+func (m *Manager) tlsWish(ctx context.Context, s *subject) (*datastore.TLS, error) {
+	if !s.instance.TLS.Encrypted() {
+		return nil, nil
+	}
+	ca, err := m.authority(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &datastore.TLS{Mode: s.instance.TLS, CA: ca.Certificate()}, nil
+}
+
+// RenewDue begins the renewal of certificates that expire soon, or lack a name that their database has now. A group that is
+// busy waits for the next time.
+func (m *Manager) RenewDue(ctx context.Context) error {
+	views, err := m.Store.Encrypted(ctx)
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for i := range views {
+		v := &views[i]
+		if seen[v.GroupID] || !m.certificateDue(v) {
+			continue
+		}
+		seen[v.GroupID] = true
+		if err := m.beginRenewal(ctx, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Manager) certificateDue(v *dbaas.InstanceView) bool {
+	soon := m.Clock.Now().Add(renewBefore)
+	for i := range v.Guests {
+		c := control.CertificateIn(v.Guests[i].Observed)
+		if c == nil {
+			continue
+		}
+		for _, name := range certificateNames(&subject{instance: &v.Instance, guest: &v.Guests[i]}) {
+			if !slices.Contains(c.Names, name) {
+				return true
+			}
+		}
+		if c.NotAfter.Before(soon) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Manager) beginRenewal(ctx context.Context, v *dbaas.InstanceView) error {
+	var id string
+	err := m.Store.Tx(ctx, func(tx *store.Tx) error {
+		members, err := tx.GroupMembers(v.GroupID)
+		if err != nil {
+			return err
+		}
+		op := &dbaas.Operation{
+			Kind: "renew_certificates", ProjectID: v.ProjectID, ResourceType: "instance", ResourceID: v.ID, GroupID: v.GroupID,
+			State: json.RawMessage("{}"), Actor: "watch",
+		}
+		locks := []string{v.GroupID, v.ID}
+		if v.ClusterID != "" {
+			op.ResourceType, op.ResourceID = "cluster", v.ClusterID
+			locks = append(locks, v.ClusterID)
+		}
+		for _, one := range members {
+			locks = append(locks, one.ID)
+			if !one.Task.Idle() || one.Stopped {
+				return nil
+			}
+		}
+		err = tx.Enqueue(op, locks...)
+		id = op.ID
+		return err
+	})
+	return m.watch.began(ctx, id, err)
+}

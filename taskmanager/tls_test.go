@@ -1,0 +1,268 @@
+package taskmanager_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/grove-dbaas/grove/internal/clock"
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/testbed"
+)
+
+// setTLSTrial opens TLS beside the plain port, or shuts it.
+func setTLSTrial() trial {
+	var want dbaas.TLSMode
+	return trial{
+		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+			if want = dbaas.TLSBoth; h.view(t, in).TLS == want {
+				want = dbaas.TLSOff
+			}
+			return mustID(t)(h.control.UpdateInstance(ctx, tester, in, control.UpdateInstance{TLS: &want}))
+		},
+		check: func(t *testing.T, h *house, v *dbaas.InstanceView) {
+			if v.TLS != want {
+				t.Errorf("tls is %q, want %q", v.TLS, want)
+			}
+			h.requireServing(t, v)
+			if want == dbaas.TLSBoth {
+				h.requireSecured(t, v)
+			}
+		},
+		failed: func(t *testing.T, h *house, v *dbaas.InstanceView) {
+			if v.TLS.OrOff() == want {
+				t.Errorf("tls is %q after a failure to make it so", v.TLS)
+			}
+			h.requireServing(t, v)
+			if v.TLS == dbaas.TLSBoth {
+				h.requireSecured(t, v)
+			}
+		},
+	}
+}
+
+// renewTrial expects another certificate than before.
+func renewTrial() trial {
+	var before string
+	return trial{form: "tls",
+		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+			before = h.requireSecured(t, h.view(t, in))
+			return mustID(t)(h.control.RenewCertificates(ctx, tester, in))
+		},
+		check: func(t *testing.T, h *house, v *dbaas.InstanceView) {
+			if h.requireSecured(t, v) == before {
+				t.Error("the certificate is the old one")
+			}
+		},
+	}
+}
+
+func (h *house) createEncrypted(t *testing.T) string {
+	t.Helper()
+	defer h.run(t, nil)()
+	created, err := h.control.CreateInstance(t.Context(), tester, control.CreateInstance{Name: "tls", FlavorID: "1", VolumeSize: 1, TLS: dbaas.TLSBoth})
+	must(t, err)
+	h.ended(t, created.OperationID)
+	return created.View.ID
+}
+
+// ended waits until an operation has ended well.
+func (h *house) ended(t *testing.T, id string) {
+	t.Helper()
+	if op := h.awaitEnd(t, id); op.Status != dbaas.OperationSucceeded {
+		t.Fatalf("%s: %s %+v", op.Kind, op.Status, op.Failure)
+	}
+}
+
+// trust is what a client knows: Grove's authority, as the API tells it.
+func (h *house) trust(t *testing.T) *tls.Config {
+	t.Helper()
+	ca, err := h.control.Authority(t.Context())
+	must(t, err)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(ca.Certificate()))
+	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+}
+
+// secured is a tenant's client that comes by TLS and checks the certificate against the address that it was given.
+func (h *house) secured(t *testing.T, v *dbaas.InstanceView) *redis.Client {
+	t.Helper()
+	credentials, err := h.control.Credentials(t.Context(), tester, v.ID)
+	must(t, err)
+	o, err := redis.ParseURL(credentials.URI)
+	must(t, err)
+	if !strings.HasPrefix(credentials.URI, "rediss://") {
+		t.Errorf("the URI of an instance with TLS is not one of TLS")
+	}
+	o.TLSConfig, o.DisableIdentity, o.Username = h.trust(t), true, ""
+	c := redis.NewClient(o)
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// requireSecured writes by TLS, and gives the serial number of the certificate.
+func (h *house) requireSecured(t *testing.T, v *dbaas.InstanceView) (serial string) {
+	t.Helper()
+	c := h.secured(t, v)
+	testbed.Eventually(t, time.Minute, func() error { return c.Set(t.Context(), "k", "v", 0).Err() })
+	conn, err := tls.Dial("tcp", c.Options().Addr, h.trust(t))
+	must(t, err)
+	defer conn.Close()
+	return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
+}
+
+// requirePlain tells whether a new client gets in without TLS.
+func (h *house) requirePlain(t *testing.T, v *dbaas.InstanceView, want bool) {
+	t.Helper()
+	credentials, err := h.control.Credentials(t.Context(), tester, v.ID)
+	must(t, err)
+	c := redis.NewClient(&redis.Options{Addr: v.Addresses[0].Address + ":6379", Password: credentials.Password, DisableIdentity: true, MaxRetries: -1})
+	defer c.Close()
+	testbed.Eventually(t, time.Minute, func() error {
+		if err := c.Ping(t.Context()).Err(); (err == nil) != want {
+			return fmt.Errorf("a plain client: %v, want it let in: %v", err, want)
+		}
+		return nil
+	})
+}
+
+// TestTLSOfAPair: the certificate of a hot standby is good at its one address whoever stands behind it, and after a
+// failover nobody has to be told anything.
+func TestTLSOfAPair(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, "", t.TempDir())
+	defer h.run(t, nil)()
+	created, err := h.control.CreateInstance(t.Context(), tester, control.CreateInstance{
+		Name: "pair", FlavorID: "1", VolumeSize: 1, HighAvailability: async(), TLS: dbaas.TLSOn})
+	must(t, err)
+	h.ended(t, created.OperationID)
+	v := h.awaitProtected(t, created.View.ID)
+	h.requirePlain(t, v, false)
+	before := h.requireSecured(t, v)
+	h.ended(t, mustID(t)(h.control.FailOver(t.Context(), tester, v.ID, true)))
+	v = h.awaitProtected(t, v.ID)
+	if h.requireSecured(t, v) == before {
+		t.Error("the other guest shows the certificate of the first")
+	}
+	h.requirePlain(t, v, false)
+	c := control.CertificateOf(v)
+	if c == nil || c.Mode != dbaas.TLSOn || time.Until(c.NotAfter) < 80*24*time.Hour {
+		t.Errorf("the certificate is told as %+v", c)
+	}
+	h.requireNoKeys(t, true)
+}
+
+// TestTLSOfASet: a source and its replica change how they are reached together, while a client listens.
+func TestTLSOfASet(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, "", t.TempDir())
+	in := h.createReplicated(t)
+	defer h.run(t, nil)()
+	source := h.view(t, in)
+	replica := h.view(t, source.Replicas[0])
+	if _, err := h.control.UpdateInstance(t.Context(), tester, replica.ID, control.UpdateInstance{TLS: mode(dbaas.TLSOn)}); dbaas.ErrorCode(err) != dbaas.BadRequest {
+		t.Errorf("tls of a replica alone: %v", err)
+	}
+	if _, err := h.control.UpdateInstance(t.Context(), tester, in, control.UpdateInstance{TLS: mode("perhaps")}); dbaas.ErrorCode(err) != dbaas.BadRequest {
+		t.Errorf("tls perhaps: %v", err)
+	}
+	if _, err := h.control.RenewCertificates(t.Context(), tester, in); dbaas.ErrorCode(err) != dbaas.BadRequest {
+		t.Errorf("new certificates where there are none: %v", err)
+	}
+	credentials, err := h.control.Credentials(t.Context(), tester, in)
+	must(t, err)
+	plain := redis.NewClient(&redis.Options{Addr: source.Addresses[0].Address + ":6379", Password: credentials.Password, DisableIdentity: true})
+	defer plain.Close()
+	news := plain.Subscribe(t.Context(), "news")
+	defer news.Close()
+	_, err = news.Receive(t.Context())
+	must(t, err)
+
+	h.ended(t, mustID(t)(h.control.UpdateInstance(t.Context(), tester, in, control.UpdateInstance{TLS: mode(dbaas.TLSOn)})))
+	source, replica = h.view(t, in), h.view(t, replica.ID)
+	if source.TLS != dbaas.TLSOn || replica.TLS != dbaas.TLSOn {
+		t.Errorf("tls is %s, of the replica %s", source.TLS, replica.TLS)
+	}
+	for _, v := range []*dbaas.InstanceView{source, replica} {
+		h.requirePlain(t, v, false)
+	}
+	h.requireSecured(t, source)
+	c := h.secured(t, source)
+	must(t, c.Set(t.Context(), "after", "all", 0).Err())
+	must(t, c.Publish(t.Context(), "news", "heard").Err())
+	if m, err := news.ReceiveTimeout(t.Context(), time.Minute); err != nil || m.(*redis.Message).Payload != "heard" {
+		t.Errorf("the client that was connected before hears %v, %v", m, err)
+	}
+	testbed.Eventually(t, time.Minute, func() error { return h.secured(t, replica).Get(t.Context(), "after").Err() })
+	must(t, h.secured(t, replica).Close())
+
+	h.ended(t, mustID(t)(h.control.RenewCertificates(t.Context(), tester, in)))
+	h.ended(t, mustID(t)(h.control.UpdateInstance(t.Context(), tester, in, control.UpdateInstance{TLS: mode(dbaas.TLSOff)})))
+	for _, v := range []*dbaas.InstanceView{h.view(t, in), h.view(t, replica.ID)} {
+		h.requirePlain(t, v, true)
+	}
+	h.requireSet(t, source.GroupID)
+	h.requireNoKeys(t, false)
+}
+
+func mode(m dbaas.TLSMode) *dbaas.TLSMode { return &m }
+
+// TestRenewDue: what expires soon is renewed without being asked for; what does not, is left alone.
+func TestRenewDue(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, "", t.TempDir())
+	in := h.createEncrypted(t)
+	before := h.requireSecured(t, h.view(t, in))
+	m := h.manager(t, nil)
+	must(t, m.RenewDue(t.Context()))
+	if v := h.view(t, in); v.Operation != nil {
+		t.Fatalf("a new certificate is renewed by %+v", v.Operation)
+	}
+	later := h.manager(t, nil)
+	later.Clock = clock.NewManual(time.Now().Add(70 * 24 * time.Hour))
+	must(t, later.RenewDue(t.Context()))
+	must(t, later.RenewDue(t.Context())) // another one that looks changes nothing
+	v := h.view(t, in)
+	if v.Operation == nil || v.Operation.Kind != "renew_certificates" {
+		t.Fatalf("the operation is %+v", v.Operation)
+	}
+	defer h.run(t, nil)()
+	h.ended(t, v.Operation.ID)
+	if h.requireSecured(t, v) == before {
+		t.Error("the certificate is the old one")
+	}
+}
+
+// requireNoKeys looks for private keys wherever they must not be: everywhere but in the directories of the agents.
+func (h *house) requireNoKeys(t *testing.T, encrypted bool) {
+	t.Helper()
+	where := 0
+	err := filepath.WalkDir(h.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil //nolint:nilerr // files come and go
+		}
+		text, err := os.ReadFile(path)
+		switch own := strings.Contains(path, "/redis/"); {
+		case err != nil || !strings.Contains(string(text), "PRIVATE KEY"):
+		case own:
+			where++
+		default:
+			t.Errorf("%s has a private key in it", path)
+		}
+		return nil
+	})
+	must(t, err)
+	if encrypted && where == 0 {
+		t.Error("no database has a key either: the search finds nothing")
+	}
+}
