@@ -370,8 +370,12 @@ func (m *Manager) markCluster(ctx context.Context, op *engine.Operation) error {
 	})
 }
 
-// keepCluster ends a cluster's operation that failed for good where the cluster goes on serving.
+// keepCluster ends a cluster's operation that failed for good where the cluster goes on serving. What it had begun ends
+// first: the locks are given back with it.
 func (m *Manager) keepCluster(ctx context.Context, op *engine.Operation) error {
+	if err := m.endChildren(ctx, op); err != nil {
+		return err
+	}
 	err := m.updateCluster(ctx, op, func(_ *store.Tx, c *clusterSubject) error {
 		rest(c)
 		c.cluster.Fault = op.Failure

@@ -108,6 +108,15 @@ func (h *house) ready(t *testing.T, tr trial, at standing) standing {
 func (h *house) leave(t *testing.T, tr trial, operationID string) standing {
 	t.Helper()
 	left := standing{form: tr.form, id: h.audit(t, operationID)}
+	if op, err := h.store.Operation(t.Context(), operationID); err == nil && op.ResourceType == "cluster" && left.id != "" {
+		if tr.creates {
+			h.fill(t, op.ResourceID)
+		}
+		h.requireWhole(t, op.ResourceID)
+		if v := h.clusterView(t, op.ResourceID); v.Fault != nil {
+			t.Errorf("the cluster has the fault %+v", v.Fault)
+		}
+	}
 	if tr.spends && left.id != "" {
 		h.clear(t)
 		left.id = ""
@@ -169,8 +178,7 @@ func TestAbandonedAtEveryStep(t *testing.T) {
 			points := crashPoints(t, func(n int, tr trial, p crashPoint) bool {
 				return name == "sqlite" && p.Point == engine.AfterEffect
 			})
-			clean := cleanEffects(t, h, points)
-			var at standing
+			clean, at := cleanEffects(t, h, points)
 			for _, p := range points {
 				at = h.abandonAt(t, p, at, clean[p.Kind])
 				if t.Failed() {
@@ -181,11 +189,10 @@ func TestAbandonedAtEveryStep(t *testing.T) {
 	}
 }
 
-// cleanEffects runs every workflow that has a point undisturbed and notes its effects.
-func cleanEffects(t *testing.T, h *house, points []crashPoint) map[string][]string {
+// cleanEffects runs every workflow that has a point undisturbed and notes its effects. It gives what it leaves as well.
+func cleanEffects(t *testing.T, h *house, points []crashPoint) (effects map[string][]string, at standing) {
 	t.Helper()
-	effects := map[string][]string{}
-	var at standing
+	effects = map[string][]string{}
 	for _, w := range sorted(t, taskmanager.Workflows()) {
 		if !slices.ContainsFunc(points, func(p crashPoint) bool { return p.Kind == w.Kind }) {
 			continue
@@ -200,7 +207,7 @@ func cleanEffects(t *testing.T, h *house, points []crashPoint) map[string][]stri
 		effects[w.Kind] = h.effects.list()
 		at = h.leave(t, tr, id)
 	}
-	return effects
+	return effects, at
 }
 
 // abandonAt runs the trial of p's workflow, abandons the taskmanager at p, lets another finish, and checks the outcome.

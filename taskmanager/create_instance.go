@@ -53,10 +53,8 @@ func (m *Manager) giveUpCreating(ctx context.Context, op *engine.Operation) erro
 // markCreated publishes the instance. A member of a cluster that is being built stays so until the whole stands.
 func (m *Manager) markCreated(ctx context.Context, op *engine.Operation) error {
 	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
-		waits := s.instance.ClusterID != "" && s.instance.Task == dbaas.TaskBuilding
-		settle(s, nil)
-		if waits {
-			s.instance.Task = dbaas.TaskBuilding
+		if s.instance.ClusterID == "" || s.instance.Task != dbaas.TaskBuilding {
+			settle(s, nil)
 		}
 		return nil
 	})

@@ -66,28 +66,51 @@ func (m *Manager) deleteCluster() engine.Workflow {
 		Doc:  "Deletes all members and all data in them, then the cluster. It takes over from whatever was running.",
 		Steps: []engine.Step{
 			{Name: "deleteMembers", Doc: "beginning to delete the members", Run: m.deleteAllMembers, Within: 30 * time.Minute},
-			{Name: "awaitMembers", Doc: "deleting the members", Run: m.awaitChildren, Within: 4 * time.Hour},
+			{Name: "awaitMembers", Doc: "deleting the members", Run: m.awaitDeleted, Within: 4 * time.Hour},
 			{Name: "removeCluster", Doc: "removing the cluster", Run: m.removeCluster, Within: 30 * time.Minute},
 		},
-		Failed: m.keepCluster,
-		Ended:  "Task NONE with the fault; deleting again goes on where it stopped.",
+		ChildrenMayFail: true,
+		Failed:          m.keepCluster,
+		Ended:           "Task NONE with the fault; deleting again goes on where it stopped.",
 	}
 }
 
 func (m *Manager) deleteAllMembers(ctx context.Context, op *engine.Operation) error {
 	var ids []string
-	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
-		members, err := tx.ClusterMembers(op.ResourceID)
-		ids = nil
-		for i := range members {
-			ids = append(ids, members[i].ID)
-		}
-		return err
-	})
+	members, err := m.clusterMembers(ctx, op)
 	if err != nil {
 		return err
 	}
+	for i := range members {
+		ids = append(ids, members[i].ID)
+	}
 	return m.deleteMembers(ctx, op, ids)
+}
+
+// clusterMembers reads the instances that belong to the operation's cluster, those without a guest too.
+func (m *Manager) clusterMembers(ctx context.Context, op *engine.Operation) (members []dbaas.Instance, err error) {
+	err = m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) (err error) {
+		members, err = tx.ClusterMembers(op.ResourceID)
+		return err
+	})
+	return members, err
+}
+
+// awaitDeleted waits until every member is gone. What the operation had begun that this delete took over may have failed;
+// the delete of a member may not.
+func (m *Manager) awaitDeleted(ctx context.Context, op *engine.Operation) error {
+	if err := m.awaitChildren(ctx, op); err != nil {
+		return err
+	}
+	members, err := m.clusterMembers(ctx, op)
+	if err != nil || len(members) == 0 {
+		return err
+	}
+	why := "Members of the cluster could not be deleted."
+	if f := members[0].Fault; f != nil {
+		why = f.Message
+	}
+	return engine.Permanent(dbaas.Errorf(dbaas.Conflict, "%s", why))
 }
 
 // removeCluster ends the row; its group went with the last member.
@@ -150,16 +173,11 @@ func (m *Manager) growFailed(ctx context.Context, op *engine.Operation) error {
 	if state.Joined {
 		return m.keepCluster(ctx, op)
 	}
-	gone := false
-	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
-		members, err := tx.ClusterMembers(op.ResourceID)
-		gone = !slices.ContainsFunc(members, func(in dbaas.Instance) bool { return slices.Contains(state.Added, in.ID) })
-		return err
-	})
+	members, err := m.clusterMembers(ctx, op)
 	if err != nil {
 		return err
 	}
-	if gone {
+	if !slices.ContainsFunc(members, func(in dbaas.Instance) bool { return slices.Contains(state.Added, in.ID) }) {
 		return m.keepCluster(ctx, op)
 	}
 	if err := m.deleteMembers(ctx, op, state.Added); err != nil {

@@ -3,6 +3,7 @@ package taskmanager
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,27 +30,32 @@ func (m *Manager) healCluster() engine.Workflow {
 	}
 }
 
-// replaceLost begins to provision anew what the cloud has no server of, and to start what it says is down. A member
-// keeps its id, and its volume where that is still there.
+// replaceLost begins to provision anew what the cloud has no server of, to finish members that an attempt before this one
+// left unfinished, and to start what the cloud says is down. A member keeps its id, and its volume where that is still there.
 func (m *Manager) replaceLost(ctx context.Context, op *engine.Operation) error {
 	c, err := m.loadCluster(ctx, op)
 	if err != nil {
 		return err
 	}
-	var gone, down []string
+	var gone, unfinished, down []string
 	for _, member := range c.members {
 		status, err := m.serverRuns(ctx, member.guest)
 		if err != nil {
 			return err
 		}
-		switch status {
-		case "":
+		switch {
+		case status == "":
 			gone = append(gone, member.instance.ID)
-		case cloud.ServerShutoff, cloud.ServerError:
+		case status == cloud.ServerShutoff, status == cloud.ServerError:
 			down = append(down, member.instance.ID)
+		case member.instance.Task == dbaas.TaskError:
+			unfinished = append(unfinished, member.instance.ID)
 		}
 	}
 	if err := m.beginChildren(ctx, op, "create_instance", gone, forgetServer); err != nil {
+		return err
+	}
+	if err := m.beginChildren(ctx, op, "create_instance", unfinished, withTask(dbaas.TaskUpdating)); err != nil {
 		return err
 	}
 	return m.beginChildren(ctx, op, "restart_instance", down, withTask(dbaas.TaskRebooting))
@@ -177,7 +183,7 @@ func (m *Manager) watchCluster(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if m.clusters.saw(c.cluster.GroupID, health.State == healthOK, m.Clock.Now()) && !busy {
+	if m.clusters.saw(c.cluster.GroupID, health.State == healthOK && !c.unfinished(), m.Clock.Now()) && !busy {
 		return m.beginHealing(ctx, id, health)
 	}
 	return nil
@@ -194,6 +200,11 @@ func (c *clusterSubject) stood() bool {
 		}
 	}
 	return len(c.members) > 0
+}
+
+// unfinished tells whether an attempt to heal the cluster left a member in ERROR.
+func (c *clusterSubject) unfinished() bool {
+	return slices.ContainsFunc(c.members, func(m member) bool { return m.instance.Task == dbaas.TaskError })
 }
 
 // beginHealing enqueues that a cluster is healed, unless something else is done to it.
@@ -227,6 +238,9 @@ func (m *Manager) beginHealing(ctx context.Context, id string, health *datastore
 
 func healthMessage(h *datastore.Health) string {
 	message := "The cluster is " + h.State + "; it is being healed."
+	if h.State == healthOK {
+		message = "A member of the cluster is in ERROR; it is being healed."
+	}
 	for _, cause := range h.Causes {
 		message += " " + cause
 	}
