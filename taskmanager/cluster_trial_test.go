@@ -103,6 +103,12 @@ func clusterTrial(change func(ctx context.Context, t *testing.T, h *house, v *co
 	}}
 }
 
+// rarely has make test take the trial too, at its first step alone.
+func (tr trial) rarely() trial {
+	tr.soaks, tr.every = false, 100
+	return tr
+}
+
 func createClusterTrial() trial {
 	return trial{form: "cluster", heavy: true, soaks: true, creates: true, begin: func(ctx context.Context, t *testing.T, h *house, _ string) string {
 		created, err := h.control.CreateCluster(ctx, tester, clusterWish(0))
@@ -124,7 +130,7 @@ func growClusterTrial() trial {
 		return h.control.GrowCluster(ctx, tester, v.ID, []control.NewMember{{}, {Replica: true, RelatedTo: v.Members[0].ID}})
 	})
 	tr.spends = true
-	return tr
+	return tr.rarely()
 }
 
 func shrinkClusterTrial() trial {
@@ -156,13 +162,14 @@ func resizeClusterVolumeTrial() trial {
 }
 
 func resizeClusterFlavorTrial() trial {
-	return clusterTrial(func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
+	tr := clusterTrial(func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
 		want := "2"
 		if v.Members[0].FlavorID == want {
 			want = "1"
 		}
 		return h.control.ResizeClusterFlavor(ctx, tester, v.ID, want)
 	})
+	return tr.rarely()
 }
 
 func configureClusterTrial() trial {
