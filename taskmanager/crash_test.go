@@ -178,7 +178,8 @@ func TestAbandonedAtEveryStep(t *testing.T) {
 			points := crashPoints(t, func(n int, tr trial, p crashPoint) bool {
 				return name == "sqlite" && p.Point == engine.AfterEffect
 			})
-			clean, at := cleanEffects(t, h, points)
+			clean := cleanEffects(t, h, points)
+			var at standing
 			for _, p := range points {
 				at = h.abandonAt(t, p, at, clean[p.Kind])
 				if t.Failed() {
@@ -189,10 +190,11 @@ func TestAbandonedAtEveryStep(t *testing.T) {
 	}
 }
 
-// cleanEffects runs every workflow that has a point undisturbed and notes its effects. It gives what it leaves as well.
-func cleanEffects(t *testing.T, h *house, points []crashPoint) (effects map[string][]string, at standing) {
+// cleanEffects runs every workflow that has a point undisturbed and notes its effects. It leaves no instance.
+func cleanEffects(t *testing.T, h *house, points []crashPoint) map[string][]string {
 	t.Helper()
-	effects = map[string][]string{}
+	effects := map[string][]string{}
+	var at standing
 	for _, w := range sorted(t, taskmanager.Workflows()) {
 		if !slices.ContainsFunc(points, func(p crashPoint) bool { return p.Kind == w.Kind }) {
 			continue
@@ -207,7 +209,8 @@ func cleanEffects(t *testing.T, h *house, points []crashPoint) (effects map[stri
 		effects[w.Kind] = h.effects.list()
 		at = h.leave(t, tr, id)
 	}
-	return effects, at
+	h.clear(t)
+	return effects
 }
 
 // abandonAt runs the trial of p's workflow, abandons the taskmanager at p, lets another finish, and checks the outcome.
