@@ -2,13 +2,12 @@ package taskmanager
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
-	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
-	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
@@ -54,42 +53,28 @@ func (m *Manager) fenceSource(ctx context.Context, op *engine.Operation) error {
 		return err
 	}
 	for _, one := range s.own() {
-		if err := m.fenceGuest(ctx, op, s.on(one)); err != nil {
+		by, err := m.cutOff(ctx, op, s.on(one), false)
+		if err != nil {
 			return err
+		}
+		if by == "" {
+			op.SetProgress("the old source is being powered off")
+			return later(op, readyPoll)
 		}
 	}
 	return nil
 }
 
-// fenceCall is how long the agent of a source that is said to be down is asked before the cloud is.
-const fenceCall = 3 * time.Second
-
-func (m *Manager) fenceGuest(ctx context.Context, op *engine.Operation, s *subject) error {
-	call, cancel := context.WithTimeout(ctx, fenceCall)
-	defer cancel()
-	stop := guest.StopRequest{Fence: fence(op, s, "fence"), Now: true}
-	if m.agent(s).Stop(call, stop) == nil {
-		return nil
+// sourceHistory is the history that the source told of last, which its replicas should have.
+func sourceHistory(s *subject) *datastore.Position {
+	if r := replicationIn(s.guest.Observed); r != nil {
+		return &datastore.Position{Replication: *r}
 	}
-	server, err := m.Cloud.Server(ctx, s.guest.ServerID)
-	if dbaas.ErrorCode(err) == dbaas.NotFound {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if server.Status == cloud.ServerShutoff {
-		return nil
-	}
-	if err := m.Cloud.PowerOffServer(ctx, s.guest.ServerID); err != nil {
-		return err
-	}
-	op.SetProgress("the old source's server is %s", server.Status)
-	return later(op, readyPoll)
+	return nil
 }
 
-// chooseSuccessor finds the replica that has the most of the old source's writes. One that does not answer is waited for
-// a moment: it may have more.
+// chooseSuccessor finds the replica that has the most of the old source's writes, as a failover does. One that does not
+// answer is waited for a moment: it may have more.
 func (m *Manager) chooseSuccessor(ctx context.Context, op *engine.Operation) error {
 	state, err := ejectState(op)
 	if err != nil {
@@ -99,23 +84,20 @@ func (m *Manager) chooseSuccessor(ctx context.Context, op *engine.Operation) err
 	if err != nil {
 		return err
 	}
-	var best *datastore.Position
-	for _, one := range s.up() {
-		if one.instance.ReplicaOf != s.instance.ID {
-			continue
-		}
-		p, err := m.position(ctx, op, s.on(one))
-		if err != nil && inStep(op) < patience {
-			op.SetProgress("replica %s does not answer", one.instance.ID)
-			return later(op, agentPoll)
-		}
-		if err == nil && (best == nil || p.Offset > best.Offset) {
-			best, state.SuccessorID = &p, one.instance.ID
-		}
+	candidates := slices.DeleteFunc(s.up(), func(one member) bool { return one.instance.ReplicaOf != s.instance.ID || !one.primary() })
+	patient := inStep(op) < patience
+	best, _, silent := m.furthest(ctx, op, s, candidates, sourceHistory(s), !patient)
+	if patient && (best == nil || len(silent) > 0) {
+		op.SetProgress("%d of %d replicas do not answer, or have not the source's history", len(silent), len(candidates))
+		return later(op, agentPoll)
 	}
 	if best == nil {
-		return engine.Permanent(dbaas.Errorf(dbaas.Unprocessable, "No replica answers: there is nobody to take over."))
+		return engine.Permanent(dbaas.Errorf(dbaas.Unprocessable, "No replica that has the data answers: there is nobody to take over."))
 	}
+	if len(silent) > 0 {
+		m.Logger.WarnContext(ctx, "a successor is chosen without those that do not answer", "operation", op.ID, "guests", silent)
+	}
+	state.SuccessorID = best.instance.ID
 	return op.Put(state)
 }
 

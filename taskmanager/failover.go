@@ -132,16 +132,7 @@ func alive(r *guest.StatusReport) bool { return r != nil && r.Status.Status == d
 
 // raiseEpochFirst makes everything that was ordered before too late.
 func (m *Manager) raiseEpochFirst(ctx context.Context, op *engine.Operation) error {
-	return m.eachOf(ctx, op, func(*control.FailoverState, *subject) error {
-		return m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
-			s, err := readSubject(tx, op)
-			if err != nil {
-				return err
-			}
-			s.group.Epoch++
-			return tx.UpdateGroup(s.group)
-		})
-	})
+	return m.eachOf(ctx, op, func(*control.FailoverState, *subject) error { return m.raiseEpoch(ctx, op) })
 }
 
 // handOver lets a living primary wait until its standby has everything, and change places with it.
@@ -158,7 +149,7 @@ func (m *Manager) handOver(ctx context.Context, op *engine.Operation) error {
 		if len(others) == 0 {
 			return engine.Permanent(dbaas.Errorf(dbaas.Unprocessable, "There is no standby to hand over to."))
 		}
-		port, err := m.listensOn(ctx, s)
+		port, err := m.port(ctx, s)
 		if err != nil {
 			return err
 		}
@@ -173,19 +164,6 @@ func (m *Manager) handOver(ctx context.Context, op *engine.Operation) error {
 		state.To = others[0].guest.ID
 		return nil
 	})
-}
-
-// listensOn is where the subject's database listens.
-func (m *Manager) listensOn(ctx context.Context, s *subject) (int, error) {
-	version, err := m.Store.Version(ctx, s.instance.DatastoreVersionID)
-	if err != nil {
-		return 0, err
-	}
-	manifest, err := m.manifest(*version)
-	if err != nil {
-		return 0, err
-	}
-	return manifest.URIPort, nil
 }
 
 // fenceOld makes sure that the old primary takes no writes: its agent ends the database; where no agent answers the cloud
@@ -265,21 +243,9 @@ func (m *Manager) chooseNew(ctx context.Context, op *engine.Operation) error {
 		if err != nil {
 			return err
 		}
-		for _, candidate := range old.others() {
-			at, err := m.askPosition(ctx, op, s.on(candidate))
-			if err != nil {
-				m.Logger.WarnContext(ctx, "a standby does not tell its position", "guest", candidate.guest.ID, "error", err)
-				continue
-			}
-			if !usable(at, state.Before, inStep(op) > orderWithin && !state.OwnWord) {
-				m.Logger.WarnContext(ctx, "a standby cannot take over", "guest", candidate.guest.ID, "history", at.History, "syncing", at.Syncing)
-				continue
-			}
-			if state.After == nil || at.History == state.After.History && at.Offset > state.After.Offset {
-				state.To, state.After = candidate.guest.ID, at
-			}
-		}
-		if state.To != "" {
+		best, at, _ := m.furthest(ctx, op, s, old.others(), state.Before, inStep(op) > orderWithin && !state.OwnWord)
+		if best != nil {
+			state.To, state.After = best.guest.ID, at
 			return nil
 		}
 		op.SetProgress("no standby can take over yet")
@@ -289,6 +255,35 @@ func (m *Manager) chooseNew(ctx context.Context, op *engine.Operation) error {
 		}
 		return later(op, readyPoll)
 	})
+}
+
+// furthest asks the candidates how far they are, and gives the one that has most of the history that the old primary had
+// when that is known; with any, where nobody has that, the most of another. silent did not answer.
+func (m *Manager) furthest(ctx context.Context, op *engine.Operation, s *subject, candidates []member, before *datastore.Position, any bool) (best *member, at *datastore.Position, silent []string) {
+	for i, candidate := range candidates {
+		p, err := m.askPosition(ctx, op, s.on(candidate))
+		if err != nil {
+			m.Logger.WarnContext(ctx, "a candidate does not tell its position", "guest", candidate.guest.ID, "error", err)
+			silent = append(silent, candidate.guest.ID)
+			continue
+		}
+		if !usable(p, before, any) {
+			m.Logger.WarnContext(ctx, "a candidate cannot take over", "guest", candidate.guest.ID, "history", p.History, "syncing", p.Syncing)
+			continue
+		}
+		if at == nil || ahead(p, at, before) {
+			best, at = &candidates[i], p
+		}
+	}
+	return best, at, silent
+}
+
+// ahead tells whether a is to be preferred to b: for the old primary's history, then for having more of the same one.
+func ahead(a, b, before *datastore.Position) bool {
+	if ours := usable(a, before, false); ours != usable(b, before, false) {
+		return ours
+	}
+	return a.History == b.History && a.Offset > b.Offset
 }
 
 // usable tells whether a database can take over: it has a copy, and of the history that the old primary had when that is

@@ -200,18 +200,6 @@ func fitGroup(tx *store.Tx, g *dbaas.Group) error {
 	return tx.UpdateGroup(g)
 }
 
-// position asks the subject's database how far it is.
-func (m *Manager) position(ctx context.Context, op *engine.Operation, s *subject) (datastore.Position, error) {
-	var p datastore.Position
-	answer, err := m.agent(s).Action(ctx, guest.ActionRequest{
-		Fence: fence(op, s, "position."+op.UpdatedAt.Time().Format(time.RFC3339Nano)), Name: datastore.ActionPosition,
-	})
-	if err != nil {
-		return p, err
-	}
-	return p, json.Unmarshal(answer, &p)
-}
-
 // handover has one database of the group pass its writes to another, without losing one.
 func (m *Manager) handover(ctx context.Context, op *engine.Operation, from, to *subject) error {
 	port, err := m.port(ctx, to)
