@@ -65,13 +65,13 @@ func fillFor(t testing.TB, path string, b belongings) string {
 			continue
 		}
 		switch kind := strings.Join(parts[1:i], "/") + part; {
-		case kind == "instances{id}":
+		case kind == "instances{id}", kind == "mgmt/instances{id}":
 			parts[i] = b.instance
 		case kind == "configurations{id}":
 			parts[i] = b.configuration
 		case kind == "operations{id}":
 			parts[i] = b.operation
-		case kind == "clusters{id}":
+		case kind == "clusters{id}", kind == "mgmt/clusters{id}":
 			parts[i] = b.cluster
 		case part == "{instance}":
 			parts[i] = b.member
@@ -117,9 +117,11 @@ func (s *street) validBodies() map[string][]string {
 		"POST /clusters/{id}": {`{"grow": [{"flavorRef": "1", "volume": {"size": 1}, "type": "replica", "related_to": "mine-member-1"}]}`,
 			`{"resize": {"volume": {"size": 2}}}`, `{"resize": {"flavorRef": "2"}}`, `{"restart": {}}`,
 			`{"configuration_attach": {"configuration_id": "` + s.own.configuration + `"}}`, `{"reset-status": {"force_delete": true}}`},
-		"POST /clusters/{id}/root":     {`{"password": "wonderland1"}`},
-		"PUT /mgmt/quotas/{id}":        {`{"quotas": {"instances": 5}}`},
-		"POST /operations/{id}/action": {`{"retry": {}}`, `{"cancel": {}}`},
+		"POST /clusters/{id}/root":         {`{"password": "wonderland1"}`},
+		"POST /mgmt/instances/{id}/action": {`{"stop": {}}`, `{"rebuild": {}}`, `{"reset-task-status": {}}`},
+		"POST /mgmt/clusters/{id}/action":  {`{"reset-task": {}}`},
+		"PUT /mgmt/quotas/{id}":            {`{"quotas": {"instances": 5}}`},
+		"POST /operations/{id}/action":     {`{"retry": {}}`, `{"cancel": {}}`},
 	}
 }
 
@@ -136,7 +138,7 @@ func TestBadInput(t *testing.T) {
 			t.Helper()
 			sent++
 			c := s.client
-			if strings.HasPrefix(rt.path, "/mgmt/quotas") {
+			if strings.HasPrefix(rt.path, "/mgmt") {
 				c = s.as("admin")
 			}
 			r := c.call(rt.method, path, body, headers...)

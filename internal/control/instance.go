@@ -28,6 +28,18 @@ func (s *Service) Instance(ctx context.Context, c Caller, id string) (*dbaas.Ins
 	return v, err
 }
 
+// DeletedInstance shows to the administrator an instance that was deleted, as long as it is kept.
+func (s *Service) DeletedInstance(ctx context.Context, c Caller, id string) (*dbaas.InstanceView, error) {
+	if !c.Admin || uuid.Validate(id) != nil {
+		return nil, instanceNotFound(id)
+	}
+	v, err := s.Store.InstanceViewAmong(ctx, id, store.Deleted)
+	if dbaas.ErrorCode(err) == dbaas.NotFound {
+		return nil, instanceNotFound(id)
+	}
+	return v, err
+}
+
 // Instances lists a page of instances and tells whether there are more. Without a project in the filter the caller
 // must be the administrator.
 func (s *Service) Instances(ctx context.Context, c Caller, f store.InstanceFilter) ([]dbaas.InstanceView, bool, error) {

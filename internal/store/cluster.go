@@ -51,13 +51,14 @@ func (tx *Tx) ClusterMembers(id string) ([]dbaas.Instance, error) {
 // ClusterFilter says which clusters to list, and from where.
 type ClusterFilter struct {
 	ProjectID string // "" for all projects
+	Presence  Presence
 	Limit     int    // 0: all
 	Marker    string
 }
 
-// ListClusters reads a page of live clusters in the order of their ids, beginning after the marker.
+// ListClusters reads a page of clusters in the order of their ids, beginning after the marker.
 func (s *Store) ListClusters(ctx context.Context, f ClusterFilter) (list []dbaas.Cluster, more bool, err error) {
-	q := s.read.WithContext(ctx).Where("deleted_at = 0 AND id > ?", f.Marker)
+	q := f.Presence.among(s.read.WithContext(ctx).Where("id > ?", f.Marker))
 	if f.ProjectID != "" {
 		q = q.Where("project_id = ?", f.ProjectID)
 	}

@@ -15,10 +15,32 @@ import (
 
 // InstanceFilter says which instances to list, and from where.
 type InstanceFilter struct {
-	ProjectID        string
-	IncludeClustered bool // members of clusters too
+	ProjectID        string // "" for all projects
+	IncludeClustered bool   // members of clusters too
+	Presence         Presence
 	Limit            int  // 0: all
 	Marker           string
+}
+
+// Presence says whether a list has what lives, what was deleted, or both. Of what was deleted no guests are known.
+type Presence int
+
+// The presences.
+const (
+	Living Presence = iota
+	Deleted
+	LivingOrDeleted
+)
+
+func (p Presence) among(q *gorm.DB) *gorm.DB {
+	switch p {
+	case Living:
+		return q.Where("deleted_at = 0")
+	case Deleted:
+		return q.Where("deleted_at > 0")
+	default:
+		return q
+	}
 }
 
 // viewRow is an instance with what is read in the same query.
@@ -29,9 +51,13 @@ type viewRow struct {
 
 // InstanceView reads one live instance with all that the API shows beside it.
 func (s *Store) InstanceView(ctx context.Context, id string) (*dbaas.InstanceView, error) {
+	return s.InstanceViewAmong(ctx, id, Living)
+}
+
+// InstanceViewAmong is InstanceView also for deleted instances, as long as they are kept.
+func (s *Store) InstanceViewAmong(ctx context.Context, id string, p Presence) (*dbaas.InstanceView, error) {
 	db := s.read.WithContext(ctx)
-	one := db.Model(&dbaas.Instance{}).Where("id = ? AND deleted_at = 0", id)
-	views, err := s.views(db, one)
+	views, err := s.views(db, p.among(db.Model(&dbaas.Instance{}).Where("id = ?", id)))
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +67,7 @@ func (s *Store) InstanceView(ctx context.Context, id string) (*dbaas.InstanceVie
 	return &views[0], nil
 }
 
-// ListInstances reads a page of a project's live instances in the order of their ids, beginning after the marker.
+// ListInstances reads a page of a project's instances in the order of their ids, beginning after the marker.
 func (s *Store) ListInstances(ctx context.Context, f InstanceFilter) (_ []dbaas.InstanceView, more bool, err error) {
 	db := s.read.WithContext(ctx)
 	views, err := s.views(db, instancePage(db, f))
@@ -53,10 +79,14 @@ func (s *Store) ListInstances(ctx context.Context, f InstanceFilter) (_ []dbaas.
 }
 
 func instancePage(db *gorm.DB, f InstanceFilter) *gorm.DB {
-	q := db.Model(&dbaas.Instance{}).Where("deleted_at = 0 AND id > ?", f.Marker)
-	if f.IncludeClustered {
+	q := f.Presence.among(db.Model(&dbaas.Instance{}).Where("id > ?", f.Marker))
+	switch {
+	case f.ProjectID == "" && f.IncludeClustered:
+	case f.ProjectID == "":
+		q = q.Where("cluster_id = ''")
+	case f.IncludeClustered:
 		q = q.Where("project_id = ?", f.ProjectID)
-	} else {
+	default:
 		q = q.Where("cluster_id || '/' || project_id = ?", "/"+f.ProjectID) // as in the index
 	}
 	return limited(q.Order("id"), f.Limit)
@@ -140,7 +170,7 @@ func viewQuery(db, selected *gorm.DB) *gorm.DB {
 const viewColumns = `i.id, i.project_id, i.group_id, i.cluster_id, i.replica_of, i.name, i.datastore_version_id, i.flavor_id,
 	i.volume_size, i.volume_type, i.configuration_id, i.region, i.zone, i.locality, i.nic, i.access, i.addresses, i.task,
 	i.fault, i.deletion_protection, i.high_availability, i.persistence, i.profile, i.tls, i.stopped, i.shard_id, i.primary_guest_id,
-	i.address_id, i.root_enabled_at, i.root_enabled_by, i.applied, i.created_at, i.updated_at,
+	i.address_id, i.root_enabled_at, i.root_enabled_by, i.applied, i.created_at, i.updated_at, i.deleted_at,
 	COALESCE(d.name, ''), COALESCE(v.id, ''), COALESCE(v.datastore_id, ''), COALESCE(v.name, ''), COALESCE(v.number, ''),
 	COALESCE(v.manager, ''), COALESCE(v.active, FALSE), COALESCE(v.image, ''), v.image_tags, v.packages, COALESCE(v.created_at, 0),
 	COALESCE((SELECT c.name FROM configurations c WHERE c.id = i.configuration_id), ''),
@@ -155,7 +185,7 @@ func scanView(rows *sql.Rows, r *viewRow) error {
 		&i.VolumeSize, &i.VolumeType, &i.ConfigurationID, &i.Region, &i.Zone, &i.Locality, asJSON{&i.Nic}, asJSON{&i.Access},
 		asJSON{&i.Addresses}, (*string)(&i.Task), asJSON{&i.Fault}, &i.DeletionProtection, asJSON{&i.HighAvailability}, (*string)(&i.Persistence), &i.Profile,
 		(*string)(&i.TLS), &i.Stopped, &i.ShardID, &i.PrimaryGuestID, &i.AddressID, (*int64)(&i.RootEnabledAt),
-		&i.RootEnabledBy, asJSON{&i.Applied}, (*int64)(&i.CreatedAt), (*int64)(&i.UpdatedAt),
+		&i.RootEnabledBy, asJSON{&i.Applied}, (*int64)(&i.CreatedAt), (*int64)(&i.UpdatedAt), (*int64)(&i.DeletedAt),
 		&r.Datastore, &v.ID, &v.DatastoreID, &v.Name, &v.Number, &v.Manager, &v.Active,
 		&v.Image, asJSON{&v.ImageTags}, asJSON{&v.Packages}, (*int64)(&v.CreatedAt),
 		&r.ConfigurationName, &r.OperationID, &replicas)
