@@ -149,6 +149,10 @@ func (m *Manager) handOver(ctx context.Context, op *engine.Operation) error {
 		if len(others) == 0 {
 			return engine.Permanent(dbaas.Errorf(dbaas.Unprocessable, "There is no standby to hand over to."))
 		}
+		if m.askAll(ctx, []member{{old.instance, old.guest}})[state.From] == nil && inStep(op) < unfencedAfter {
+			op.SetProgress("the primary's agent does not answer") // nor has it been asked for anything
+			return later(op, readyPoll)
+		}
 		port, err := m.port(ctx, s)
 		if err != nil {
 			return err
@@ -584,28 +588,34 @@ func (m *Manager) keepOld(ctx context.Context, op *engine.Operation) error {
 				}
 			}
 		}
-		state.Over = m.stillServes(ctx, op, old)
+		serves, dead := m.stillServes(ctx, op, old)
 		switch {
-		case state.Over:
+		case serves:
+			state.Over = true
 			return m.followOld(ctx, op, old)
-		case state.Planned && inStep(op) < unfencedAfter:
+		case state.Planned && !dead && inStep(op) < orderWithin:
 			return engine.Wait(readyPoll)
-		case state.Planned: // nothing was stopped here: whether it is dead is for the watch to find out
+		case state.Planned: // nothing was stopped here: the watch finds out whether it is dead, before it comes back by itself
 			state.Over = true
 		}
 		return nil
 	})
 }
 
-// stillServes has a guest take the writes, and tells whether it does. From its order on an earlier one is too late.
-func (m *Manager) stillServes(ctx context.Context, op *engine.Operation, s *subject) bool {
+// stillServes has a guest that serves take the writes, and tells whether it does, or is dead by its agent's word. From its
+// order on an earlier one is too late. A dead one gets no order: it would come back by it, with less than the standby has.
+func (m *Manager) stillServes(ctx context.Context, op *engine.Operation, s *subject) (serves, dead bool) {
+	look := func() *guest.StatusReport { return m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID] }
+	if r := look(); !alive(r) {
+		return false, r != nil && hopeless(r.Status.Status)
+	}
 	orderCtx, cancel := context.WithTimeout(ctx, orderWithin)
 	defer cancel()
 	if err := m.configureGuest(orderCtx, op, s, "keep"); err != nil {
 		m.Logger.WarnContext(ctx, "the primary was not told to stay it", "guest", s.guest.ID, "error", err)
-		return false
+		return false, false
 	}
-	return alive(m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID])
+	return alive(look()), false
 }
 
 // followOld has the others follow the primary that stays. Who cannot be told is told by the repair.

@@ -24,7 +24,7 @@ func (m *Manager) repairStandby() engine.Workflow {
 		Kind: kindRepair,
 		Doc:  "Brings an instance's standby back: an old primary follows the new one; what is lost is replaced.",
 		Steps: []engine.Step{
-			{Name: "configurePrimary", Doc: "telling the primary of its standby", Run: m.configurePrimary, Within: 30 * time.Minute},
+			{Name: "configurePrimary", Doc: "telling the primary of its standby", Run: m.introduceToPrimary, Within: 30 * time.Minute},
 			{Name: "startServer", Doc: "starting the standby's server", Run: m.startStandby, Within: 30 * time.Minute},
 			{Name: "endStandby", Doc: "ending a database that does not answer", Run: m.endStandby, Within: 30 * time.Minute},
 			{Name: "configureStandby", Doc: "letting it follow the primary", Run: m.followPrimary, Within: 30 * time.Minute},
@@ -67,6 +67,31 @@ func (m *Manager) standby(ctx context.Context, op *engine.Operation) (*repairSta
 	}
 	s, err = s.about(state.StandbyID)
 	return &state, s, err
+}
+
+// introduceToPrimary tells a living primary of its standby: another operation may have failed between. A dead one would come
+// back by the order, before it is decided who takes the writes.
+func (m *Manager) introduceToPrimary(ctx context.Context, op *engine.Operation) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	if s, err = s.primary(); err != nil {
+		return err
+	}
+	r := m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID]
+	switch {
+	case alive(r):
+		return m.configureGuest(ctx, op, s, "configure."+s.guest.ID)
+	case r != nil && hopeless(r.Status.Status):
+		return engine.Permanent(primaryDied())
+	}
+	op.SetProgress("the primary does not answer")
+	return later(op, readyPoll)
+}
+
+func primaryDied() error {
+	return dbaas.Errorf(dbaas.Unavailable, "The primary died while its standby was being repaired.")
 }
 
 // startStandby has the standby's server run and its agent answer, or gives it up.
@@ -161,7 +186,7 @@ func (m *Manager) awaitRepaired(ctx context.Context, op *engine.Operation) error
 		})
 	}
 	if r := reports[s.instance.PrimaryGuestID]; r != nil && hopeless(r.Status.Status) {
-		return engine.Permanent(dbaas.Errorf(dbaas.Unavailable, "The primary died while its standby was being repaired."))
+		return engine.Permanent(primaryDied())
 	}
 	op.SetProgress("the standby is copying the data")
 	return later(op, readyPoll)
