@@ -9,14 +9,14 @@ func (s *Server) actOnInstance(r *request, body *wire.InstanceAction) (*answer, 
 	named := 0
 	for _, there := range []bool{
 		body.Restart != nil, body.Stop != nil, body.Start != nil, body.Rebuild != nil, body.Failover != nil, body.Resize != nil, body.ResetStatus != nil,
-		body.PromoteToReplicaSource != nil, body.EjectReplicaSource != nil,
+		body.PromoteToReplicaSource != nil, body.EjectReplicaSource != nil, body.RenewCertificates != nil,
 	} {
 		if there {
 			named++
 		}
 	}
 	if named != 1 {
-		return nil, badRequest("Name exactly one action, with an object: restart, stop, start, rebuild, failover, resize, promote_to_replica_source, eject_replica_source or reset_status.")
+		return nil, badRequest("Name exactly one action, with an object: restart, stop, start, rebuild, failover, resize, promote_to_replica_source, eject_replica_source, renew_certificates or reset_status.")
 	}
 	id, ctx := r.param("id"), r.Context()
 	switch {
@@ -40,6 +40,8 @@ func (s *Server) actOnInstance(r *request, body *wire.InstanceAction) (*answer, 
 			rule = "instance:force_delete"
 		}
 		return s.act(r, rule, func() (string, error) { return s.Control.ResetStatus(ctx, r.caller, id) })
+	case body.RenewCertificates != nil:
+		return s.act(r, "instance:renew_certificates", func() (string, error) { return s.Control.RenewCertificates(ctx, r.caller, id) })
 	case body.PromoteToReplicaSource != nil:
 		return s.act(r, "instance:promote_to_replica_source", func() (string, error) { return s.Control.PromoteReplica(ctx, r.caller, id) })
 	default:

@@ -83,7 +83,7 @@ func clusterWish(w *wire.CreateCluster) (control.CreateCluster, error) {
 	if len([]rune(w.Name)) > maxName-len("-member-99") {
 		return none, badRequest("cluster.name must have at most %d characters: its members' names begin with it.", maxName-len("-member-99"))
 	}
-	wish := control.CreateCluster{Name: w.Name, Locality: orBlank(w.Locality)}
+	wish := control.CreateCluster{Name: w.Name, Locality: orBlank(w.Locality), TLS: dbaas.TLSMode(orBlank(w.TLS))}
 	if w.Locality != nil && !slices.Contains(localities(), *w.Locality) {
 		return none, badRequest("cluster.locality must be one of affinity, anti-affinity, soft-affinity, soft-anti-affinity.")
 	}
@@ -209,6 +209,7 @@ func renderCluster(r *request, v *control.ClusterView) wire.Cluster {
 		ID: v.ID, Name: v.Name, Task: clusterTask(v.Task), Created: at(v.CreatedAt), Updated: at(v.UpdatedAt),
 		Datastore: wire.DatastoreRef{Type: v.Datastore, Version: v.Version.Name}, Links: links(r, "clusters", v.ID),
 		Instances: []wire.ClusterMember{}, Locality: v.Locality, Configuration: v.ConfigurationID, Replicas: v.ReplicasPerShard,
+		TLS:   clusterTLS(v),
 		Fault: renderFault(r, v.Fault),
 	}
 	if r.caller.Admin {
@@ -228,6 +229,14 @@ func renderCluster(r *request, v *control.ClusterView) wire.Cluster {
 		})
 	}
 	return c
+}
+
+// clusterTLS is how clients connect to a cluster: all members are alike.
+func clusterTLS(v *control.ClusterView) string {
+	if len(v.Members) == 0 {
+		return ""
+	}
+	return string(v.Members[0].TLS)
 }
 
 // renderClusterDetail adds what only show has.
@@ -274,13 +283,14 @@ func (s *Server) actOnCluster(r *request, body *wire.ClusterAction) (*answer, er
 	for _, there := range []bool{
 		body.Grow != nil, body.Shrink != nil, body.Resize != nil, body.Restart != nil, body.Upgrade != nil,
 		body.ConfigurationAttach != nil, body.ConfigurationDetach != nil, body.ResetStatus != nil, body.AddShard != nil,
+		body.SetTLS != nil, body.RenewCertificates != nil,
 	} {
 		if there {
 			named++
 		}
 	}
 	if named != 1 {
-		return nil, badRequest("Name exactly one action: grow, shrink, resize, restart, upgrade, configuration_attach, configuration_detach or reset-status.")
+		return nil, badRequest("Name exactly one action: grow, shrink, resize, restart, upgrade, configuration_attach, configuration_detach, set_tls, renew_certificates or reset-status.")
 	}
 	id, ctx := r.param("id"), r.Context()
 	switch {
@@ -314,6 +324,14 @@ func (s *Server) actOnCluster(r *request, body *wire.ClusterAction) (*answer, er
 		return s.actCluster(r, func() (string, error) { return s.Control.AttachClusterConfiguration(ctx, r.caller, id, group) })
 	case body.ConfigurationDetach != nil:
 		return s.actCluster(r, func() (string, error) { return s.Control.DetachClusterConfiguration(ctx, r.caller, id) })
+	case body.SetTLS != nil:
+		if body.SetTLS.Mode == "" {
+			return nil, badRequest("set_tls.mode is required: both or on.")
+		}
+		mode := dbaas.TLSMode(body.SetTLS.Mode)
+		return s.actCluster(r, func() (string, error) { return s.Control.SetClusterTLS(ctx, r.caller, id, mode) })
+	case body.RenewCertificates != nil:
+		return s.actCluster(r, func() (string, error) { return s.Control.RenewClusterCertificates(ctx, r.caller, id) })
 	case body.ResetStatus != nil:
 		return s.resetCluster(r, id, body.ResetStatus)
 	default:

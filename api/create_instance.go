@@ -66,7 +66,7 @@ func instanceWish(i *wire.CreateInstance) (control.CreateInstance, error) {
 		Name: i.Name, FlavorID: i.FlavorRef.ID(), VolumeSize: size, VolumeType: orBlank(i.Volume.Type),
 		Zone: orBlank(i.AvailabilityZone), Region: orBlank(i.RegionName), Locality: orBlank(i.Locality),
 		DeletionProtection: i.DeletionProtection,
-		Persistence:        dbaas.Persistence(orBlank(i.Persistence)), Profile: orBlank(i.Profile),
+		Persistence:        dbaas.Persistence(orBlank(i.Persistence)), Profile: orBlank(i.Profile), TLS: dbaas.TLSMode(orBlank(i.TLS)),
 	}
 	if i.Configuration != nil {
 		wish.ConfigurationID = i.Configuration.ID()

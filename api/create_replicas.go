@@ -95,7 +95,7 @@ func forbidInherited(i *wire.CreateInstance) error {
 		given bool
 	}{
 		{"volume", i.Volume != nil}, {"datastore", i.Datastore != nil}, {"locality", i.Locality != nil},
-		{"high_availability", i.HighAvailability != nil}, {"persistence", i.Persistence != nil}, {"profile", i.Profile != nil},
+		{"high_availability", i.HighAvailability != nil}, {"persistence", i.Persistence != nil}, {"profile", i.Profile != nil}, {"tls", i.TLS != nil},
 		{"databases", asked(i.Databases)}, {"users", asked(i.Users)}, {"restorePoint", asked(i.RestorePoint)},
 	} {
 		if key.given {

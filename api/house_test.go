@@ -401,7 +401,7 @@ func (shelf) Manifest() *datastore.Manifest {
 		Name: "redis", DefaultVersion: "7.0", Username: "default", URIScheme: "redis", URIPort: 6379, Root: "-",
 		Versions: []datastore.Version{{Name: "6.2", Number: "6.2"}, {Name: "7.0", Number: "7.0"}, {Name: "valkey-8.0", Number: "8.0"}},
 		Capabilities: datastore.Capabilities{
-			Root: true, Users: true, Replication: true,
+			Root: true, Users: true, Replication: true, TLS: true,
 			Persistence: []dbaas.Persistence{"aof", "rdb", "none"}, Profiles: []datastore.Profile{{Name: "cache", Doc: "A cache."}},
 			Cluster: &datastore.ClusterShape{MinMasters: 3, MostMembers: 15}, Upgrades: map[string][]string{"7.0": {"valkey-8.0"}},
 		},

@@ -27,7 +27,8 @@ func DefaultPolicy() Policy {
 	p.add(Anyone, "volume_type", "index", "show")
 	p.add(Administrator, "datastore", "delete")
 	p.add(Owner, "limits", "index")
-	p.add(Owner, "instance", "create", "delete", "force_delete", "index", "detail", "show", "update", "edit", "restart", "stop", "start", "rebuild", "failover",
+	p.add(Owner, "ca", "show")
+	p.add(Owner, "instance", "create", "delete", "force_delete", "index", "detail", "show", "update", "edit", "restart", "stop", "start", "rebuild", "failover", "renew_certificates",
 		"resize_volume", "resize_flavor", "promote_to_replica_source", "eject_replica_source", "configuration",
 		"guest_log_list", "backups", "module_list", "module_apply", "module_remove", "credentials", "ssl")
 	p.add(Administrator, "instance", "reset_status")

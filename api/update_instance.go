@@ -16,7 +16,7 @@ func (s *Server) putInstance(r *request, body *wire.PutInstanceRequest) (*answer
 	}
 	return s.updateInstance(r, instanceChange{
 		name: i.Name, protection: i.DeletionProtection, configuration: i.Configuration, access: i.Access,
-		replicaOf: i.ReplicaOf, version: i.DatastoreVersion, persistence: i.Persistence, profile: i.Profile, availability: i.HighAvailability,
+		replicaOf: i.ReplicaOf, version: i.DatastoreVersion, persistence: i.Persistence, profile: i.Profile, tls: i.TLS, availability: i.HighAvailability,
 	})
 }
 
@@ -27,7 +27,7 @@ func (s *Server) patchInstance(r *request, body *wire.PatchInstanceRequest) (*an
 	}
 	return s.updateInstance(r, instanceChange{
 		name: i.Name, protection: i.DeletionProtection, configuration: i.Configuration,
-		replicaOf: i.ReplicaOf, slaveOf: i.SlaveOf, version: i.DatastoreVersion, persistence: i.Persistence, profile: i.Profile, availability: i.HighAvailability,
+		replicaOf: i.ReplicaOf, slaveOf: i.SlaveOf, version: i.DatastoreVersion, persistence: i.Persistence, profile: i.Profile, tls: i.TLS, availability: i.HighAvailability,
 	})
 }
 
@@ -42,13 +42,14 @@ type instanceChange struct {
 	version       wire.Optional[json.RawMessage]
 	persistence   wire.Optional[string]
 	profile       wire.Optional[string]
+	tls           wire.Optional[string]
 	availability  wire.Optional[wire.HighAvailability]
 }
 
 // require checks what may be asked for together.
 func (c *instanceChange) require() error {
 	asked := 0
-	for _, set := range []bool{c.configuration.Set, c.access.Set, c.replicaOf.Set, c.slaveOf.Set, c.version.Set, c.persistence.Set, c.profile.Set, c.availability.Set} {
+	for _, set := range []bool{c.configuration.Set, c.access.Set, c.replicaOf.Set, c.slaveOf.Set, c.version.Set, c.persistence.Set, c.profile.Set, c.tls.Set, c.availability.Set} {
 		if set {
 			asked++
 		}
@@ -68,7 +69,7 @@ func (c *instanceChange) require() error {
 func (c *instanceChange) wish() (control.UpdateInstance, error) {
 	u := control.UpdateInstance{Name: c.name, DeletionProtection: c.protection}
 	u.Detach = c.replicaOf.Set || c.slaveOf.Set // whatever the value: Trove's clients send null, "" or the source
-	nothing := c.name == nil && c.protection == nil && !c.access.Set && !c.persistence.Set && !c.profile.Set && !c.version.Set && !u.Detach && !c.availability.Set
+	nothing := c.name == nil && c.protection == nil && !c.access.Set && !c.persistence.Set && !c.profile.Set && !c.tls.Set && !c.version.Set && !u.Detach && !c.availability.Set
 	if c.configuration.Set || nothing {
 		id := c.configuration.Value.ID()
 		u.Configuration = &id
@@ -86,6 +87,10 @@ func (c *instanceChange) wish() (control.UpdateInstance, error) {
 	}
 	if c.profile.Set {
 		u.Profile = &c.profile.Value
+	}
+	if c.tls.Set {
+		mode := dbaas.TLSMode(c.tls.Value)
+		u.TLS = &mode
 	}
 	if c.version.Set {
 		version, err := versionWish(c.version.Value)

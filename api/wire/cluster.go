@@ -25,6 +25,7 @@ type Cluster struct {
 	TenantID      string            `json:"tenant_id,omitempty"` // for administrators
 	Password      string            `json:"password,omitempty"`  // in the answer to create only
 	Replicas      int               `json:"replicas_per_shard"`
+	TLS           string            `json:"tls,omitempty"`       // "off", "both", "on", where it was chosen
 	Health        *ClusterHealth    `json:"health,omitempty"`    // after the first look at the whole
 	Fault         *InstanceFault    `json:"fault,omitempty"`     // of the last change
 	Operation     *OperationSummary `json:"operation,omitempty"` // that works on the cluster now
@@ -78,6 +79,7 @@ type CreateCluster struct {
 	Instances          []NewMember       `json:"instances"`
 	Locality           *string           `json:"locality,omitempty"`
 	Configuration      *Ref              `json:"configuration,omitempty"`
+	TLS                *string           `json:"tls,omitempty"`
 	ExtendedProperties ClusterProperties `json:"extended_properties,omitzero"`
 }
 
@@ -126,6 +128,8 @@ type ClusterAction struct {
 	Shrink              []LeavingMember      `json:"shrink,omitempty"`
 	Resize              *Resize              `json:"resize,omitempty"`
 	Restart             *struct{}            `json:"restart,omitempty"`
+	SetTLS              *SetTLS              `json:"set_tls,omitempty" wire:"strict"`
+	RenewCertificates   *struct{}            `json:"renew_certificates,omitempty"`
 	Upgrade             *ClusterUpgrade      `json:"upgrade,omitempty"`
 	ConfigurationAttach *AttachConfiguration `json:"configuration_attach,omitempty"`
 	ConfigurationDetach *struct{}            `json:"configuration_detach,omitempty"`

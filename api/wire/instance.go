@@ -73,7 +73,8 @@ type InstanceDetail struct {
 	DeletionProtection   bool              `json:"deletion_protection"`
 	Persistence          string            `json:"persistence,omitempty"`            // "none", "rdb", "aof"
 	Profile              string            `json:"profile,omitempty"`                // of tuning
-	TLS                  string            `json:"tls,omitempty"`                    // "on", "both"
+	TLS                  string            `json:"tls,omitempty"`                    // "off", "both", "on", where it was chosen
+	TLSCertificate       *Certificate      `json:"tls_certificate,omitempty"`        // the one that expires first
 	URI                  string            `json:"uri,omitempty"`                    // without the password
 	OperatingStatusCause string            `json:"operating_status_cause,omitempty"` // when it is not healthy
 	Drift                []Drift           `json:"drift,omitempty"`                  // what is not as Grove set it
@@ -151,6 +152,7 @@ type CreateInstance struct {
 	DeletionProtection bool              `json:"deletion_protection,omitempty"`
 	Persistence        *string           `json:"persistence,omitempty"`
 	Profile            *string           `json:"profile,omitempty"`
+	TLS                *string           `json:"tls,omitempty"`
 	ReplicaCount       *Number           `json:"replica_count,omitempty"`
 	ReplicaOf          json.RawMessage   `json:"replica_of,omitempty"`
 	SlaveOf            json.RawMessage   `json:"slave_of,omitempty"`
@@ -196,6 +198,7 @@ type PutInstance struct {
 	DatastoreVersion   Optional[json.RawMessage]  `json:"datastore_version,omitzero"`
 	Persistence        Optional[string]           `json:"persistence,omitzero"`
 	Profile            Optional[string]           `json:"profile,omitzero"`
+	TLS                Optional[string]           `json:"tls,omitzero"`
 	HighAvailability   Optional[HighAvailability] `json:"high_availability,omitzero" wire:"strict"`
 }
 
@@ -214,6 +217,7 @@ type PatchInstance struct {
 	DatastoreVersion   Optional[json.RawMessage]  `json:"datastore_version,omitzero"`
 	Persistence        Optional[string]           `json:"persistence,omitzero"`
 	Profile            Optional[string]           `json:"profile,omitzero"`
+	TLS                Optional[string]           `json:"tls,omitzero"`
 	HighAvailability   Optional[HighAvailability] `json:"high_availability,omitzero" wire:"strict"`
 }
 
@@ -225,6 +229,7 @@ type InstanceAction struct {
 	Start                  *struct{}       `json:"start,omitempty"`
 	Rebuild                *struct{}       `json:"rebuild,omitempty"`
 	Failover               *Failover       `json:"failover,omitempty"`
+	RenewCertificates      *struct{}       `json:"renew_certificates,omitempty"`
 	Resize                 *Resize         `json:"resize,omitempty"`
 	ResetStatus            *ResetStatus    `json:"reset_status,omitempty"`
 	PromoteToReplicaSource json.RawMessage `json:"promote_to_replica_source,omitempty"`

@@ -14,7 +14,7 @@ import (
 func (a *app) clusterCommand() *cobra.Command {
 	return a.group("cluster", "Databases spread over several members",
 		a.clusterList(), a.clusterShow(), a.clusterInstances(), a.clusterCreate(), a.clusterDelete(), a.clusterGrow(), a.clusterShrink(),
-		a.clusterResize(), a.clusterRestart(), a.clusterUpgrade(), a.clusterResetStatus(), a.clusterCredentials(),
+		a.clusterResize(), a.clusterRestart(), a.clusterSetTLS(), a.clusterRenewCertificates(), a.clusterUpgrade(), a.clusterResetStatus(), a.clusterCredentials(),
 		a.group("configuration", "The configuration group of a cluster", a.clusterAttach(), a.clusterDetach()),
 	)
 }
@@ -83,6 +83,9 @@ func clusterRecord(cl *wire.Cluster) output.Record {
 	r.Add("configuration", cl.Configuration)
 	r.Add("created", stamp(cl.Created))
 	r.Add("updated", stamp(cl.Updated))
+	if cl.TLS != "" {
+		r.Add("tls", cl.TLS)
+	}
 	if cl.Health != nil && len(cl.Health.Causes) > 0 {
 		r.Add("health_causes", cl.Health.Causes)
 	}
@@ -180,6 +183,8 @@ func (a *app) clusterCreate() *cobra.Command {
 	cmd.Flags().StringVar(&store.Version, "datastore-version", "", "`version` by name or id (default: the datastore's)")
 	configuration := cmd.Flags().String("configuration", "", "configuration `group` to attach, by name or id")
 	locality := cmd.Flags().String("locality", "", "affinity or anti-affinity")
+	tlsMode := cmd.Flags().String("tls", "", "how clients connect: off (the default), both or on; see 'grove ca'")
+	_ = cmd.RegisterFlagCompletionFunc("tls", fixed("off", "both", "on"))
 	w := a.waitFlags(cmd)
 	a.keyFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -195,7 +200,7 @@ func (a *app) clusterCreate() *cobra.Command {
 			return err
 		}
 		count := wire.NumberOf(*replicas)
-		wish := wire.CreateCluster{Name: args[0], Locality: optional(*locality), ExtendedProperties: wire.ClusterProperties{ReplicasPerShard: &count}}
+		wish := wire.CreateCluster{Name: args[0], Locality: optional(*locality), TLS: optional(*tlsMode), ExtendedProperties: wire.ClusterProperties{ReplicasPerShard: &count}}
 		for range *masters {
 			wish.Instances = append(wish.Instances, member)
 		}
@@ -343,6 +348,20 @@ func (a *app) clusterRestart() *cobra.Command {
 	cmd := &cobra.Command{Use: "restart CLUSTER", Short: "Restart the members one after the other, replicas first"}
 	return a.clusterAction(cmd, nil, func(*cobra.Command, *client.Client, string, []string) (wire.ClusterAction, error) {
 		return wire.ClusterAction{Restart: &struct{}{}}, nil
+	})
+}
+
+func (a *app) clusterSetTLS() *cobra.Command {
+	cmd := &cobra.Command{Use: "set-tls CLUSTER MODE", Short: "Change how clients connect to a cluster that speaks TLS: both or on"}
+	return a.clusterAction(cmd, []string{"MODE"}, func(_ *cobra.Command, _ *client.Client, _ string, args []string) (wire.ClusterAction, error) {
+		return wire.ClusterAction{SetTLS: &wire.SetTLS{Mode: args[0]}}, nil
+	})
+}
+
+func (a *app) clusterRenewCertificates() *cobra.Command {
+	cmd := &cobra.Command{Use: "renew-certificates CLUSTER", Short: "Give the members new keys and certificates; nobody is cut off"}
+	return a.clusterAction(cmd, nil, func(*cobra.Command, *client.Client, string, []string) (wire.ClusterAction, error) {
+		return wire.ClusterAction{RenewCertificates: &struct{}{}}, nil
 	})
 }
 

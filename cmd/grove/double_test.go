@@ -116,6 +116,8 @@ func (d *double) route(w http.ResponseWriter, r *http.Request, path []string) {
 		d.answer(w, map[string]any{"instances": page, "links": links})
 	case "POST instances":
 		d.create(w, r)
+	case "GET ca":
+		d.answer(w, wire.CAEnvelope{CA: wire.CA{Certificate: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"}})
 	case "GET limits":
 		d.answer(w, wire.LimitList{Limits: []any{
 			map[string]any{"verb": "ABSOLUTE", "max_instances": 100, "max_volumes": 1000, "max_backups": 50, "max_ram": -1},
@@ -158,7 +160,7 @@ func pattern(path []string) string {
 	p := slices.Clone(path)
 	words := []string{"datastores", "versions", "parameters", "flavors", "instances", "limits", "mgmt", "quotas",
 		"configurations", "operations", "events", "action", "root", "users", "databases", "credentials", "configuration",
-		"clusters"}
+		"clusters", "ca"}
 	for i := range p {
 		if !slices.Contains(words, p[i]) {
 			p[i] = "*"
@@ -444,6 +446,8 @@ func (d *double) act(w http.ResponseWriter, i *wire.Instance, action wire.Instan
 		d.accept(w, d.enqueue("stop_instance", i))
 	case action.Start != nil:
 		d.accept(w, d.enqueue("start_instance", i))
+	case action.RenewCertificates != nil:
+		d.accept(w, d.enqueue("renew_certificates", i))
 	case action.Failover != nil:
 		d.accept(w, d.enqueue("failover", i))
 	case action.Resize != nil && action.Resize.Volume != nil:

@@ -20,7 +20,7 @@ import (
 func (a *app) instanceCommand() *cobra.Command {
 	return a.group("instance", "Databases: create, look at, change, delete",
 		a.instanceList(), a.instanceShow(), a.instanceCreate(), a.instanceDelete(), a.instanceSet(), a.instanceRestart(),
-		a.instanceStop(), a.instanceStart(), a.instanceUpgrade(), a.instanceRebuild(), a.instanceFailover(),
+		a.instanceStop(), a.instanceStart(), a.instanceUpgrade(), a.instanceRebuild(), a.instanceFailover(), a.instanceRenewCertificates(),
 		a.instancePromote(), a.instanceEject(), a.instanceDetach(),
 		a.instanceResize(), a.instanceResetStatus(), a.instanceCredentials(),
 		a.group("configuration", "The configuration group of an instance", a.configurationAttach(), a.configurationDetach(), a.configurationDefault()),
@@ -157,6 +157,13 @@ func instanceRecord(i *wire.Instance) output.Record {
 	return r
 }
 
+func expiry(c *wire.Certificate) string {
+	if c == nil {
+		return ""
+	}
+	return fmt.Sprint(stamp(c.NotAfter))
+}
+
 // detail is an instance's detail, empty where the answer has none.
 func detail(i *wire.Instance) wire.InstanceDetail {
 	if i.InstanceDetail == nil {
@@ -176,6 +183,7 @@ func instanceExtras(r *output.Record, i *wire.Instance, d wire.InstanceDetail) {
 		{"persistence", d.Persistence},
 		{"profile", d.Profile},
 		{"tls", d.TLS},
+		{"tls_certificate_expires", expiry(d.TLSCertificate)},
 		{"cluster_id", d.ClusterID},
 		{"tenant_id", i.TenantID},
 		{"server_id", d.ServerID},
@@ -277,6 +285,7 @@ type createFlags struct {
 	protected     bool
 	persistence   string
 	profile       string
+	tls           string
 	replicaOf     string
 	replicas      int
 	availability  *availability
@@ -321,6 +330,8 @@ func (a *app) createFlags(cmd *cobra.Command, f *createFlags) {
 	flags.IntVar(&f.replicas, "replica-count", 0, "make this `number` of replicas, NAME-1, NAME-2, ... (with --replica-of)")
 	flags.StringVar(&f.persistence, "persistence", "", "what is kept on disk: none, rdb or aof (default aof)")
 	flags.StringVar(&f.profile, "profile", "", "`kind` of use to be tuned for")
+	flags.StringVar(&f.tls, "tls", "", "how clients connect: off (the default), both or on; see 'grove ca'")
+	_ = cmd.RegisterFlagCompletionFunc("tls", fixed("off", "both", "on"))
 	_ = cmd.RegisterFlagCompletionFunc("persistence", fixed("none", "rdb", "aof"))
 	for flag, k := range map[string]kind{"flavor": flavors(), "datastore": datastores(), "datastore-version": versions(), "configuration": configurations(), "replica-of": instances()} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, a.completeFlag(k))
@@ -356,7 +367,7 @@ func (a *app) createInstance(cmd *cobra.Command, f *createFlags, w *waitFlags) e
 func (f *createFlags) wish(cmd *cobra.Command, c *client.Client) (wire.CreateInstance, error) {
 	wish := wire.CreateInstance{
 		Name: f.name, AvailabilityZone: optional(f.zone), RegionName: optional(f.region), Locality: optional(f.locality),
-		DeletionProtection: f.protected, Persistence: optional(f.persistence), Profile: optional(f.profile), HighAvailability: f.availability.wish(),
+		DeletionProtection: f.protected, Persistence: optional(f.persistence), Profile: optional(f.profile), TLS: optional(f.tls), HighAvailability: f.availability.wish(),
 	}
 	if err := f.shape(cmd, c, &wish); err != nil {
 		return wish, err
@@ -541,7 +552,7 @@ func (a *app) confirm(ctx context.Context, d deletion, victims []wire.Resource) 
 
 func (a *app) instanceSet() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "set INSTANCE", Aliases: []string{"update"}, Short: "Change an instance's name, protection, access, persistence, profile or configuration group",
+		Use: "set INSTANCE", Aliases: []string{"update"}, Short: "Change an instance's name, protection, access, persistence, profile, TLS or configuration group",
 		Args: arguments("INSTANCE"), ValidArgsFunction: a.completion(instances(), 0),
 	}
 	flags := cmd.Flags()
@@ -554,6 +565,8 @@ func (a *app) instanceSet() *cobra.Command {
 	cidrs := flags.StringArray("allowed-cidr", nil, "`network` that may connect from outside, replacing those that may now (repeat for more)")
 	persistence := flags.String("persistence", "", "what is kept on disk: none, rdb or aof")
 	profile := flags.String("profile", "", "`kind` of use to be tuned for; \"\" is none")
+	tlsMode := flags.String("tls", "", "how clients connect: off, both or on; see 'grove ca'")
+	_ = cmd.RegisterFlagCompletionFunc("tls", fixed("off", "both", "on"))
 	_ = cmd.RegisterFlagCompletionFunc("persistence", fixed("none", "rdb", "aof"))
 	cmd.MarkFlagsMutuallyExclusive("configuration", "remove-configuration")
 	cmd.MarkFlagsMutuallyExclusive("deletion-protection", "no-deletion-protection")
@@ -589,6 +602,9 @@ func (a *app) instanceSet() *cobra.Command {
 		}
 		if flags.Changed("profile") {
 			change.Profile = wire.Some(*profile)
+		}
+		if flags.Changed("tls") {
+			change.TLS = wire.Some(*tlsMode)
 		}
 		if boolFlag(cmd, "remove-configuration", "") {
 			change.Configuration = wire.Null[wire.Ref]()
@@ -779,6 +795,16 @@ real failure does.`,
 	drill := cmd.Flags().Bool("drill", false, "treat the primary as if it had died")
 	return a.action(cmd, func(*cobra.Command, *client.Client) (wire.InstanceAction, error) {
 		return wire.InstanceAction{Failover: &wire.Failover{Drill: *drill}}, nil
+	})
+}
+
+func (a *app) instanceRenewCertificates() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "renew-certificates INSTANCE", Short: "Give an instance and its replicas new keys and certificates; nobody is cut off",
+		Long: "Renew-certificates gives the databases new keys and certificates. Grove does so by itself a month before they expire.",
+	}
+	return a.action(cmd, func(*cobra.Command, *client.Client) (wire.InstanceAction, error) {
+		return wire.InstanceAction{RenewCertificates: &struct{}{}}, nil
 	})
 }
 

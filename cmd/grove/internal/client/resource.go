@@ -190,6 +190,9 @@ func (c *Client) SetQuotas(ctx context.Context, project string, limits map[strin
 	return body.Quotas, err
 }
 
+// CA shows the authority that signs the certificates of databases.
+func (c *Client) CA(ctx context.Context) (*wire.CA, error) { return get[wire.CA](ctx, c, "ca", "ca") }
+
 // Limits shows the project's limits.
 func (c *Client) Limits(ctx context.Context) (*Limits, error) {
 	entries, err := list[json.RawMessage](ctx, c, request{path: []string{"limits"}}, "limits", Page{})
