@@ -52,7 +52,7 @@ func (tx *Tx) ClusterMembers(id string) ([]dbaas.Instance, error) {
 type ClusterFilter struct {
 	ProjectID string // "" for all projects
 	Presence  Presence
-	Limit     int    // 0: all
+	Limit     int // 0: all
 	Marker    string
 }
 

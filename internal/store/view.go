@@ -18,7 +18,7 @@ type InstanceFilter struct {
 	ProjectID        string // "" for all projects
 	IncludeClustered bool   // members of clusters too
 	Presence         Presence
-	Limit            int  // 0: all
+	Limit            int // 0: all
 	Marker           string
 }
 
