@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/grove-dbaas/grove/api/wire"
+	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/store"
 )
 
 const idempotencyHeader = wire.HeaderIdempotencyKey
@@ -40,9 +42,12 @@ func (s *Server) once(r *request, e endpoint, key string) reply {
 	switch {
 	case err != nil:
 		return s.render(r, nil, err)
+	case !fresh && row.Status == 0:
+		return s.recollect(r, store.EffectOf(row))
 	case !fresh:
 		return s.replay(r, row)
 	}
+	r.caller.Claim = &control.Claim{Row: row}
 	defer s.underWay.end(r.caller.ProjectID, key)
 	return s.runOnce(r, e, row)
 }
@@ -62,7 +67,7 @@ func (s *Server) begin(r *request, key string) (row *dbaas.Idempotency, fresh bo
 		if !s.underWay.begin(ctx, r.caller.ProjectID, key) {
 			return nil, false, stillAtWork()
 		}
-		row, fresh, err = s.Control.BeginIdempotent(ctx, r.caller, key, hash)
+		row, fresh, err = s.Control.BeginIdempotent(ctx, r.caller, key, hash, givenUp)
 		if err == nil && fresh {
 			return row, true, nil
 		}
@@ -72,9 +77,8 @@ func (s *Server) begin(r *request, key string) (row *dbaas.Idempotency, fresh bo
 			return nil, false, stillAtWork()
 		case err != nil || row.Status != 0:
 			return row, false, err
-		case s.Clock.Now().Sub(row.CreatedAt.Time()) > givenUp:
-			return nil, false, dbaas.Errorf(dbaas.Conflict, "The server ended while it worked on the first request with this %s. "+
-				"Look whether it took effect before you ask again, with a new key.", idempotencyHeader)
+		case s.Clock.Now().Sub(row.CreatedAt.Time()) > givenUp && store.EffectOf(row) != nil: // it took effect, and there is no answer
+			return row, false, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -113,7 +117,7 @@ func (s *Server) runOnce(r *request, e endpoint, row *dbaas.Idempotency) (p repl
 	p.status = http.StatusInternalServerError
 	defer func() {
 		if p.status >= http.StatusInternalServerError { // also while panicking
-			if err := s.Control.ForgetIdempotent(r.Context(), r.caller, row.Key); err != nil {
+			if err := s.Control.ForgetIdempotent(r.Context(), row); err != nil {
 				s.Logger.ErrorContext(r.Context(), "idempotency key not forgotten", "error", err)
 			}
 		}
@@ -129,6 +133,45 @@ func (s *Server) runOnce(r *request, e endpoint, row *dbaas.Idempotency) (p repl
 		s.Logger.ErrorContext(r.Context(), "answer not stored for its idempotency key", "error", err)
 	}
 	return p
+}
+
+// recollect answers for a request whose process ended after it took effect and before there was an answer: what it made is
+// shown as it is now.
+func (s *Server) recollect(r *request, did *store.Effect) reply {
+	creates := strings.HasSuffix(r.URL.Path, "/instances") || strings.HasSuffix(r.URL.Path, "/clusters")
+	switch {
+	case creates && did.ResourceType == "instance":
+		view, err := s.Control.Instance(r.Context(), r.caller, did.ResourceID)
+		if err != nil {
+			return s.render(r, nil, err)
+		}
+		instance := s.renderInstanceDetail(r, view)
+		if view.ReplicaOf == "" {
+			instance.Password = s.passwordNow(s.Control.Credentials(r.Context(), r.caller, view.ID))
+		}
+		return s.render(r, &answer{status: http.StatusOK, body: wire.InstanceEnvelope{Instance: instance}, operations: []string{did.OperationID}}, nil)
+	case creates && did.ResourceType == "cluster":
+		view, err := s.Control.Cluster(r.Context(), r.caller, did.ResourceID)
+		if err != nil {
+			return s.render(r, nil, err)
+		}
+		cluster := renderCluster(r, view)
+		cluster.Password = s.passwordNow(s.Control.ClusterCredentials(r.Context(), r.caller, view.ID))
+		return s.render(r, &answer{status: http.StatusOK, body: wire.ClusterEnvelope{Cluster: cluster}, operations: []string{did.OperationID}}, nil)
+	case strings.HasSuffix(r.URL.Path, "/action"):
+		return s.render(r, accepted(did.OperationID), nil)
+	default:
+		return s.render(r, &answer{operations: []string{did.OperationID}}, dbaas.Errorf(dbaas.Conflict, "The first request with this %s took effect, "+
+			"but the server ended before it answered. Look at the resource before you ask again, with a new key.", idempotencyHeader))
+	}
+}
+
+// passwordNow is a password as it is; "" where it cannot be told.
+func (s *Server) passwordNow(c *control.Credentials, err error) string {
+	if err != nil {
+		return ""
+	}
+	return c.Password
 }
 
 // replay gives the stored answer again, its secrets revealed anew.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/grove-dbaas/grove/internal/control"
 )
 
 const key = "Idempotency-Key: 5f0c"
@@ -143,7 +146,7 @@ func TestDuplicateOfARequestAtWork(t *testing.T) {
 	h := newHouse(t)
 	h.server.duplicateWait = 300 * time.Millisecond
 	caller := h.caller()
-	row, fresh, err := h.control.BeginIdempotent(t.Context(), caller, "5f0c", hashOf(t, createBody("a")))
+	row, fresh, err := h.control.BeginIdempotent(t.Context(), caller, "5f0c", hashOf(t, createBody("a")), time.Minute)
 	if err != nil || !fresh {
 		t.Fatal(fresh, err)
 	}
@@ -161,16 +164,86 @@ func TestDuplicateOfARequestAtWork(t *testing.T) {
 	waiting.Wait()
 }
 
-// A process that died with a request under way leaves a key whose outcome nobody knows. That is said, not guessed.
+// A process that died with a request under way leaves a key. Did the request take effect, then its answer is what it
+// made; else the repetition is the first.
 func TestKeyOfADeadProcess(t *testing.T) {
 	h := newHouse(t, withManualClock())
-	if _, _, err := h.control.BeginIdempotent(t.Context(), h.caller(), "5f0c", hashOf(t, createBody("a"))); err != nil {
+	row, _, err := h.control.BeginIdempotent(t.Context(), h.caller(), "5f0c", hashOf(t, createBody("a")), time.Minute)
+	if err != nil {
 		t.Fatal(err)
 	}
 	h.clock.Advance(2 * time.Minute)
-	before := h.digest()
-	h.call(http.MethodPost, "/instances", createBody("a"), key).fault(409, "ended while it worked")
-	if h.digest() != before {
-		t.Error("something was written")
+	first := h.call(http.MethodPost, "/instances", createBody("a"), key).want(200)
+	h.call(http.MethodPost, "/instances", createBody("a"), key).want(200).has("instance.id", first.text("instance.id"))
+	late := h.caller()
+	late.Claim = &control.Claim{Row: row}
+	if _, err := h.control.RestartInstance(t.Context(), late, first.text("instance.id")); err == nil {
+		t.Error("a request that was given up took effect all the same")
 	}
+	if n := h.count("instances"); n != "1" {
+		t.Errorf("there are %s instances", n)
+	}
+}
+
+// dead leaves the keys of all requests as if their process had died between the commit and the answer.
+func (h *house) dead() {
+	h.t.Helper()
+	db, err := sql.Open("sqlite", h.path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	if _, err := db.Exec("UPDATE idempotency_keys SET status = 0, body = NULL, header = effects.header FROM effects WHERE effects.key = idempotency_keys.key"); err != nil {
+		h.t.Fatal(err)
+	}
+	h.clock.Advance(2 * time.Minute)
+}
+
+// keepEffects has the database remember what the store writes to a key when its request takes effect.
+func (h *house) keepEffects() {
+	h.t.Helper()
+	db, err := sql.Open("sqlite", h.path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	if _, err := db.Exec(`CREATE TABLE effects (key TEXT, header TEXT);
+		CREATE TRIGGER keep AFTER UPDATE ON idempotency_keys WHEN NEW.header LIKE '%"effect"%' BEGIN INSERT INTO effects VALUES (NEW.key, NEW.header); END`); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func TestAnswerThatADeadProcessOwes(t *testing.T) {
+	h := newHouse(t, withManualClock())
+	h.keepEffects()
+	id := h.newInstance("source")
+	path := "/instances/" + id
+	requests := []struct {
+		path, body, shown string
+		status            int
+	}{
+		{"/instances", createBody("a"), "instance", 200},
+		{"/clusters", clusterBody("c", 3, 0), "cluster", 200},
+		{path + "/action", `{"restart": {}}`, "", 202},
+		{"/instances", `{"instance": {"name": "r", "replica_of": "` + id + `", "replica_count": 2}}`, "instance", 200},
+	}
+	for i, q := range requests {
+		header := fmt.Sprintf("Idempotency-Key: dead-%d", i)
+		first := h.call(http.MethodPost, q.path, q.body, header).want(q.status)
+		h.dead()
+		before := h.digest()
+		again := h.call(http.MethodPost, q.path, q.body, header).want(q.status)
+		if again.operation() != first.operation() || h.digest() != before {
+			t.Errorf("%s: the repetition names the operation %s, the first %s; or it wrote something", q.path, again.operation(), first.operation())
+		}
+		if q.shown != "" {
+			again.has(q.shown+".id", first.at(q.shown+".id"), q.shown+".password", first.at(q.shown+".password"))
+		}
+		h.settle()
+	}
+	header := "Idempotency-Key: dead-users"
+	h.worker(func(string) string { return "" })
+	h.call(http.MethodPost, path+"/users", `{"users": [{"name": "w", "password": "wonderland1"}]}`, header).want(202)
+	h.dead()
+	h.call(http.MethodPost, path+"/users", `{"users": [{"name": "w", "password": "wonderland1"}]}`, header).fault(409, "took effect")
 }

@@ -6,6 +6,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"strings"
@@ -70,6 +71,8 @@ type Caller struct {
 	Admin         bool
 	// DryRun, when set, gets what the request would do; the use case then changes nothing and ends with ErrDryRun.
 	DryRun *Plan
+	// Claim, when set, is the hold on the request's idempotency key.
+	Claim *Claim
 }
 
 // sees tells whether the caller may know of something that belongs to a project.
@@ -97,6 +100,7 @@ type change struct {
 	before   any
 	after    any
 	moves    *datastore.Plan // between the members of a cluster
+	shown    string          // what the answer describes, where that is not the resource
 }
 
 // resource is what a change is of.
@@ -119,6 +123,7 @@ func (s *Service) enqueue(tx *store.Tx, c Caller, ch change) (string, error) {
 		return "", err
 	}
 	s.plan(c, ch)
+	c.effect(store.Effect{ResourceType: op.ResourceType, ResourceID: cmp.Or(ch.shown, op.ResourceID), OperationID: op.ID})
 	return op.ID, tx.InsertEvent(newEvent(c, ch, op.ID))
 }
 

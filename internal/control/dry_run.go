@@ -39,7 +39,14 @@ func (s *Service) commit(ctx context.Context, c Caller, change func(tx *store.Tx
 		if c.DryRun != nil {
 			*c.DryRun = Plan{}
 		}
-		if err := change(tx); err != nil || c.DryRun == nil {
+		if c.Claim != nil {
+			c.Claim.effect = store.Effect{}
+		}
+		err := change(tx)
+		if err == nil && c.DryRun == nil && c.Claim != nil {
+			return tx.NoteIdempotent(c.Claim.Row, c.Claim.effect)
+		}
+		if err != nil || c.DryRun == nil {
 			return err
 		}
 		if len(c.DryRun.Effects) == 0 {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -81,10 +82,24 @@ func (s *Service) Events(ctx context.Context, c Caller, f store.EventFilter) ([]
 	return s.Store.ListEvents(ctx, f)
 }
 
+// Claim is a request's hold on its idempotency key. What the request does is written to the key in the same transaction,
+// so that it is known even when the process ends before there is an answer.
+type Claim struct {
+	Row    *dbaas.Idempotency
+	effect store.Effect
+}
+
+// effect notes what the caller's request does, the first of several.
+func (c Caller) effect(e store.Effect) {
+	if c.Claim != nil && c.Claim.effect == (store.Effect{}) {
+		c.Claim.effect = e
+	}
+}
+
 // BeginIdempotent remembers that a request with this key is at work; fresh is false when the key is known, and the
-// row then holds the answer (status 0 while the first is still at work). Another request under the same key is refused.
-func (s *Service) BeginIdempotent(ctx context.Context, c Caller, key, hash string) (row *dbaas.Idempotency, fresh bool, err error) {
-	return s.Store.BeginIdempotent(ctx, c.ProjectID, key, hash)
+// row then tells the first one's answer, or what it did if it ended without one.
+func (s *Service) BeginIdempotent(ctx context.Context, c Caller, key, hash string, givenUp time.Duration) (row *dbaas.Idempotency, fresh bool, err error) {
+	return s.Store.BeginIdempotent(ctx, c.ProjectID, key, hash, givenUp)
 }
 
 // FinishIdempotent stores the answer.
@@ -93,6 +108,6 @@ func (s *Service) FinishIdempotent(ctx context.Context, row *dbaas.Idempotency) 
 }
 
 // ForgetIdempotent lets the key be used anew, after a failure that changed nothing.
-func (s *Service) ForgetIdempotent(ctx context.Context, c Caller, key string) error {
-	return s.Store.ForgetIdempotent(ctx, c.ProjectID, key)
+func (s *Service) ForgetIdempotent(ctx context.Context, row *dbaas.Idempotency) error {
+	return s.Store.ForgetIdempotent(ctx, row)
 }

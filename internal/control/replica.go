@@ -69,7 +69,7 @@ func (s *Service) CreateReplicas(ctx context.Context, c Caller, r CreateReplicas
 			return err
 		}
 		ch.state = state
-		ch.lock = state.ReplicaIDs
+		ch.lock, ch.shown = state.ReplicaIDs, last.ID
 		created.OperationID, err = s.enqueue(tx, c, ch)
 		return err
 	})

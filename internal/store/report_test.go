@@ -148,7 +148,7 @@ func TestIdempotency(t *testing.T) { onBoth(t, testIdempotency) }
 func testIdempotency(t *testing.T, s *Store) {
 	fresh := make([]bool, 16)
 	errs := together(len(fresh), func(k int) (err error) {
-		_, fresh[k], err = s.BeginIdempotent(context.Background(), "p", "key", "hash")
+		_, fresh[k], err = s.BeginIdempotent(context.Background(), "p", "key", "hash", time.Minute)
 		return err
 	})
 	first := 0
@@ -160,7 +160,7 @@ func testIdempotency(t *testing.T, s *Store) {
 	if err := errors.Join(errs...); err != nil || first != 1 {
 		t.Fatalf("%d were first, %v", first, err)
 	}
-	row, isFresh, err := s.BeginIdempotent(t.Context(), "p", "key", "hash")
+	row, isFresh, err := s.BeginIdempotent(t.Context(), "p", "key", "hash", time.Minute)
 	if err != nil || isFresh || row.Status != 0 {
 		t.Errorf("while the first is at work: %+v %t %v", row, isFresh, err)
 	}
@@ -168,20 +168,20 @@ func testIdempotency(t *testing.T, s *Store) {
 	if err := s.FinishIdempotent(t.Context(), row); err != nil {
 		t.Fatal(err)
 	}
-	again, isFresh, err := s.BeginIdempotent(t.Context(), "p", "key", "hash")
+	again, isFresh, err := s.BeginIdempotent(t.Context(), "p", "key", "hash", time.Minute)
 	if err != nil || isFresh || again.Status != 200 || string(again.Body) != string(row.Body) || string(again.Header) != string(row.Header) {
 		t.Errorf("the answer is %+v %t %v", again, isFresh, err)
 	}
-	if _, _, err := s.BeginIdempotent(t.Context(), "p", "key", "other"); dbaas.ErrorCode(err) != dbaas.Unprocessable {
+	if _, _, err := s.BeginIdempotent(t.Context(), "p", "key", "other", time.Minute); dbaas.ErrorCode(err) != dbaas.Unprocessable {
 		t.Errorf("another request with the key gives %v", err)
 	}
-	if _, isFresh, err := s.BeginIdempotent(t.Context(), "q", "key", "other"); err != nil || !isFresh {
+	if _, isFresh, err := s.BeginIdempotent(t.Context(), "q", "key", "other", time.Minute); err != nil || !isFresh {
 		t.Errorf("the key of another project: %t %v", isFresh, err)
 	}
-	if err := s.ForgetIdempotent(t.Context(), "p", "key"); err != nil {
+	if err := s.ForgetIdempotent(t.Context(), row); err != nil {
 		t.Fatal(err)
 	}
-	if _, isFresh, err := s.BeginIdempotent(t.Context(), "p", "key", "other"); err != nil || !isFresh {
+	if _, isFresh, err := s.BeginIdempotent(t.Context(), "p", "key", "other", time.Minute); err != nil || !isFresh {
 		t.Errorf("a forgotten key: %t %v", isFresh, err)
 	}
 }
@@ -211,7 +211,7 @@ func testPurge(t *testing.T, s *Store) {
 		op.Status = dbaas.OperationSucceeded
 		mustSave(t, s, op, engine.Save{Ended: true, Step: &dbaas.OperationStep{Step: "s"}})
 	}
-	if _, _, err := s.BeginIdempotent(t.Context(), "p", "key", "h"); err != nil {
+	if _, _, err := s.BeginIdempotent(t.Context(), "p", "key", "h", time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	day := 24 * time.Hour
