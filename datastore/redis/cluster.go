@@ -57,6 +57,7 @@ const (
 	actionForget    = "cluster_forget"     // nodeArgs; nothing
 	actionReset     = "cluster_reset"      // nodeArgs with the node's own id; nothing
 	actionBump      = "cluster_bump_epoch" // nothing; nothing
+	actionWelcome   = "cluster_welcome"    // nothing; nothing
 	// ActionClusterFailover makes a replica the master of its shard, without losing a write: the old master waits for it.
 	ActionClusterFailover = "cluster_failover" // nothing; nothing
 	actionMove            = "move_slots"       // moveArgs; moveResult; as a job
@@ -93,6 +94,7 @@ type clusterView struct {
 	MaxMemory int64          `json:"max_memory"`
 	LinkUp    bool           `json:"link_up"`          // of a replica, to its master
 	Strays    map[int]int64  `json:"strays,omitempty"` // slot that is another's: keys that are here all the same
+	Leaves    bool           `json:"leaves,omitempty"` // it has been told to leave
 	Mover     moverState     `json:"mover"`
 }
 
@@ -221,6 +223,7 @@ func (g *Guest) clusterActions() map[string]datastore.Action {
 		actionForget:          clusterAction(g, member.forget),
 		actionReset:           clusterAction(g, member.reset),
 		actionBump:            clusterAction(g, member.bump),
+		actionWelcome:         clusterAction(g, member.welcome),
 		ActionClusterFailover: clusterAction(g, member.failover),
 		actionMove:            clusterAction(g, member.move),
 		actionStopMoves:       clusterAction(g, member.stopMoves),
@@ -280,7 +283,7 @@ func (m member) view(ctx context.Context, args viewArgs) (*clusterView, error) {
 	state := parseInfo(text)
 	v.State, v.Epoch = state["cluster_state"], state.integer("cluster_current_epoch")
 	v.Keys, v.Memory, v.MaxMemory = int64(countKeys(i)), i.integer("used_memory"), i.integer("maxmemory")
-	v.LinkUp = i["master_link_status"] == "up"
+	v.LinkUp, v.Leaves = i["master_link_status"] == "up", m.record.leaves()
 	v.Mover = mover
 	if args.Strays && v.self().Master && v.Keys > 0 {
 		v.Strays, err = m.strays(ctx, v)
@@ -581,6 +584,23 @@ func (m member) shut(ctx context.Context) error {
 		return fmt.Errorf("shut the port: %w", err)
 	}
 	return m.client.Do(ctx, "client", "kill", "type", "normal", "skipme", "yes").Err()
+}
+
+// leaves tells whether a member has been told to leave its cluster.
+func (r *record) leaves() bool { return r.Dismissed || !r.LeavesAt.IsZero() }
+
+// welcome has a member stay that was told to leave. Its port opens again, and its next farewell is a whole one.
+func (m member) welcome(ctx context.Context, _ nothing) (nothing, error) {
+	if !m.record.leaves() {
+		return nothing{}, nil
+	}
+	welcomed := *m.record
+	welcomed.LeavesAt, welcomed.Dismissed = time.Time{}, false
+	if err := m.write(&welcomed); err != nil {
+		return nothing{}, err
+	}
+	_, err := m.open(ctx, &welcomed, m.client)
+	return nothing{}, err
 }
 
 // bump gives the member's claims the last word.

@@ -188,6 +188,7 @@ func (f *fleet) members() (list []datastore.Member) {
 // converge brings the cluster to the wish.
 func (f *fleet) converge() {
 	f.t.Helper()
+	defer f.confess()
 	var last string
 	testbed.Eventually(f.t, 2*time.Minute, func() error {
 		p, err := Datastore{}.Converge(f.t.Context(), f.wish, f.members())
@@ -207,6 +208,20 @@ func (f *fleet) converge() {
 		}
 		return nil
 	})
+}
+
+// confess tells, when the test has failed, what the members see and what their servers have said last.
+func (f *fleet) confess() {
+	if !f.t.Failed() {
+		return
+	}
+	for _, n := range f.nodes {
+		v := new(clusterView)
+		err := n.Do(context.Background(), actionView, viewArgs{}, v)
+		state, _ := n.host.Units.State(context.Background(), unit)
+		lines := strings.Split(state.Output, "\n")
+		f.t.Logf("%s: %v, link up: %v, nodes %+v\n%s", n.id, err, v.LinkUp, v.Nodes, strings.Join(lines[max(0, len(lines)-25):], "\n"))
+	}
 }
 
 // health makes sure that the cluster is well.

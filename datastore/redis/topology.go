@@ -194,7 +194,7 @@ type step func(ctx context.Context) (*datastore.Progress, error)
 // Converge implements [datastore.Topology]. Each step is the condition of those after it.
 func (Datastore) Converge(ctx context.Context, wish datastore.ClusterWish, members []datastore.Member) (datastore.Progress, error) {
 	s := look(ctx, wish, members, viewArgs{Strays: true})
-	for _, do := range []step{s.introduce, s.follow, s.awaitMoves, s.cover, s.mend, s.agree, s.rebalance, s.dismiss, s.awaitAll} {
+	for _, do := range []step{s.welcome, s.introduce, s.follow, s.awaitMoves, s.cover, s.mend, s.agree, s.rebalance, s.dismiss, s.awaitAll} {
 		p, err := do(ctx)
 		if err != nil {
 			return datastore.Progress{}, err
@@ -213,6 +213,19 @@ func (s *survey) do(ctx context.Context, guest, action string, args any) error {
 		return err
 	}
 	return nil
+}
+
+// welcome has those stay who were told to leave and are wished for again: with its port shut a master is copied by nobody.
+func (s *survey) welcome(ctx context.Context) (*datastore.Progress, error) {
+	for _, guest := range s.answering() {
+		if !s.views[guest].Leaves {
+			continue
+		}
+		if err := s.do(ctx, guest, actionWelcome, nothing{}); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // introduce makes everybody known to everybody. What was begun and came to nothing is begun again; a member whose address
