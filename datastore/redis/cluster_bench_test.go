@@ -49,6 +49,7 @@ func BenchmarkSlotMove(b *testing.B) {
 				if from == to {
 					to = sides[1]
 				}
+				held := f.measured(b, from)
 				start := time.Now()
 				latency[name] = append(latency[name], readDuring(b, c, keys, func() {
 					if name == "cli" {
@@ -56,7 +57,7 @@ func BenchmarkSlotMove(b *testing.B) {
 						return
 					}
 					moved, err := from.run(ctx, actionMove, moveArgs{Moves: []slotMove{{
-						To: datastore.Endpoint{Address: to.host.Address, Port: port}, ID: f.nodeID(b, to), Slots: firstSlots(), Light: lightSlots(),
+						To: datastore.Endpoint{Address: to.host.Address, Port: port}, ID: f.nodeID(b, to), Slots: firstSlots(), Bytes: held,
 					}}})
 					if err != nil || moved.(*moveResult).Slots != benchSlots {
 						b.Fatalf("move: %+v, %v", moved, err)
@@ -82,14 +83,14 @@ func BenchmarkSlotMove(b *testing.B) {
 	}
 }
 
-// lightSlots are what a plan finds to hold little.
-func lightSlots() (slots slotSet) {
-	for _, slot := range firstSlots() {
-		if slot%benchLarge != 0 {
-			slots = append(slots, slot)
-		}
+// measured is what a plan finds the slots to hold.
+func (f *fleet) measured(b *testing.B, n *node) map[int]int64 {
+	b.Helper()
+	sizes := new(slotSizes)
+	if err := n.Do(b.Context(), actionSizes, nothing{}, sizes); err != nil {
+		b.Fatal(err)
 	}
-	return slots
+	return sizes.Bytes
 }
 
 func firstSlots() (slots slotSet) {

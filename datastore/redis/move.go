@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 )
 
@@ -25,8 +27,8 @@ type slotMove struct {
 	To    datastore.Endpoint `json:"to"`
 	ID    string             `json:"id"` // node id of the receiver
 	Slots slotSet            `json:"slots"`
-	// Light are those that held little when they were measured: their keys are not measured again one by one.
-	Light slotSet `json:"light,omitempty"`
+	// Bytes is what slots held when they were measured. The keys of one that held little are not measured again one by one.
+	Bytes map[int]int64 `json:"bytes,omitempty"`
 }
 
 // moveResult is what was moved.
@@ -36,11 +38,16 @@ type moveResult struct {
 }
 
 const (
-	// moveWorkers move a slot each: while one's keys travel, the others open and close theirs. Keys travel one batch at a
-	// time, so that whoever else asks is answered in between.
-	moveWorkers = 4
-	// A MIGRATE holds up both servers until its keys have arrived. It takes so many keys, of so many bytes.
-	migrateKeys  = 64
+	// moveWorkers move a group of slots each: while one's keys travel, the others open and close theirs. Keys travel one batch
+	// at a time, so that whoever else asks is answered in between.
+	moveWorkers = 2
+	// groupSlots are how many slots that hold little are opened together.
+	groupSlots = 16
+	// A MIGRATE holds up both servers until its keys have arrived: it should not for longer than slice. It takes so many keys,
+	// of so many bytes.
+	slice        = time.Millisecond
+	leastKeys    = 16
+	mostKeys     = 64
 	migrateBytes = 256 << 10
 	// mostKey is the largest key that is moved: for a larger one both servers would be deaf for seconds, and taken for dead.
 	mostKey = 256 << 20
@@ -96,10 +103,10 @@ func (m *mover) begin(all int, stop context.CancelFunc) error {
 	return nil
 }
 
-func (m *mover) progress() (done, all int) {
+func (m *mover) progress(slots int) (done, all int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.state.Done++
+	m.state.Done += slots
 	return m.state.Done, m.state.All
 }
 
@@ -155,9 +162,9 @@ type transfer struct {
 	source, target *redis.Client
 	self           string // our node id
 	epoch          int64  // ours
-	light          map[int]bool
 
 	road sync.Mutex // held while keys travel
+	pace pace       // guarded by road
 
 	mu     sync.Mutex // guards the result
 	result *moveResult
@@ -172,33 +179,35 @@ func (t *transfer) run(ctx context.Context) error {
 		Dialer: t.dialPeer(t.record),
 	})
 	defer func() { _ = t.target.Close() }()
-	t.light = (&clusterNode{Slots: t.Light}).has()
 	slots, err := t.prepare(ctx)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	queue := make(chan int)
+	queue := make(chan []int)
 	var workers sync.WaitGroup
 	for range moveWorkers {
 		workers.Go(func() {
-			for slot := range queue {
-				if err := t.slot(ctx, slot); err != nil {
-					cancel(fmt.Errorf("move the hash slot %d: %w", slot, err))
+			for group := range queue {
+				if err := t.group(ctx, group); err != nil {
+					cancel(fmt.Errorf("move the hash slots %s: %w", slotSet(group), err))
 					return
 				}
 			}
 		})
 	}
-	for i, slot := range slots {
-		if i%memoryInterval == 0 {
+	since := memoryInterval
+	for _, group := range t.groups(slots) {
+		if since >= memoryInterval {
+			since = 0
 			if err := errors.Join(t.requireRoom(ctx), t.requireEpoch(ctx)); err != nil {
 				cancel(err)
 			}
 		}
+		since += len(group)
 		select {
-		case queue <- slot:
+		case queue <- group:
 			continue
 		case <-ctx.Done():
 		}
@@ -207,6 +216,30 @@ func (t *transfer) run(ctx context.Context) error {
 	close(queue)
 	workers.Wait()
 	return context.Cause(ctx)
+}
+
+// light tells whether a slot is known to hold little.
+func (t *transfer) light(slot int) bool {
+	bytes, measured := t.Bytes[slot]
+	return measured && bytes <= migrateBytes
+}
+
+// groups puts slots that hold little together; others go alone.
+func (t *transfer) groups(slots []int) (list [][]int) {
+	var open []int
+	for _, slot := range slots {
+		if !t.light(slot) {
+			list = append(list, []int{slot})
+			continue
+		}
+		if open = append(open, slot); len(open) == groupSlots {
+			list, open = append(list, open), nil
+		}
+	}
+	if len(open) > 0 {
+		list = append(list, open)
+	}
+	return list
 }
 
 // prepare makes sure of both ends, and gives the slots that are still to be moved.
@@ -314,97 +347,157 @@ func (t *transfer) requireRoom(ctx context.Context) error {
 	return nil
 }
 
-// slot moves one slot. The receiver is told first, at the beginning, so that it takes whom we send there; and first at the end,
-// so that with either of us gone somebody has the slot.
-func (t *transfer) slot(ctx context.Context, slot int) error {
-	if err := t.target.Do(ctx, "cluster", "setslot", slot, "importing", t.self).Err(); err != nil {
-		return fmt.Errorf("open it at the receiver: %w", err)
+// group moves slots together: a server that is told of many at once writes its map of the cluster once. The receiver is told
+// first, at the beginning, so that it takes whom we send there; and first at the end, so that with either of us gone somebody
+// has the slot.
+func (t *transfer) group(ctx context.Context, slots []int) error {
+	if err := t.setSlots(ctx, t.target, slots, "importing", t.self); err != nil {
+		return fmt.Errorf("open them at the receiver: %w", err)
 	}
-	if err := t.source.Do(ctx, "cluster", "setslot", slot, "migrating", t.ID).Err(); err != nil {
-		return fmt.Errorf("open it: %w", err)
+	if err := t.setSlots(ctx, t.source, slots, "migrating", t.ID); err != nil {
+		return fmt.Errorf("open them: %w", err)
 	}
 	// What is left is counted right before the receiver becomes the owner: that makes us delete whatever we still have.
 	var keys int64
-	for left := int64(1); left > 0; {
-		moved, err := t.keys(ctx, slot)
+	for left := slots; ; {
+		moved, err := t.carry(ctx, left)
 		if err != nil {
 			return err
 		}
 		keys += moved
-		if left, err = t.source.ClusterCountKeysInSlot(ctx, slot).Result(); err != nil {
-			return fmt.Errorf("count what is left: %w", err)
+		if left, err = t.filled(ctx, left); err != nil {
+			return err
 		}
-		if left > 0 && moved == 0 {
-			return fmt.Errorf("%d keys are left in it", left)
+		if len(left) == 0 {
+			break
+		}
+		if moved == 0 {
+			return fmt.Errorf("keys are left in %s", slotSet(left))
 		}
 	}
-	if err := t.target.Do(ctx, "cluster", "setslot", slot, "node", t.ID).Err(); err != nil {
-		return fmt.Errorf("give it to the receiver: %w", err)
+	if err := t.setSlots(ctx, t.target, slots, "node", t.ID); err != nil {
+		return fmt.Errorf("give them to the receiver: %w", err)
 	}
-	if err := t.source.Do(ctx, "cluster", "setslot", slot, "node", t.ID).Err(); err != nil {
-		return fmt.Errorf("give it away: %w", err)
+	if err := t.setSlots(ctx, t.source, slots, "node", t.ID); err != nil {
+		return fmt.Errorf("give them away: %w", err)
 	}
-	t.note(ctx, keys)
+	t.note(ctx, len(slots), keys)
 	return nil
 }
 
-func (t *transfer) note(ctx context.Context, keys int64) {
+// setSlots says the same of many slots.
+func (t *transfer) setSlots(ctx context.Context, c *redis.Client, slots []int, what, node string) error {
+	p := c.Pipeline()
+	for _, slot := range slots {
+		p.Do(ctx, "cluster", "setslot", slot, what, node)
+	}
+	_, err := p.Exec(ctx)
+	return err
+}
+
+// filled gives those slots that still have keys here.
+func (t *transfer) filled(ctx context.Context, slots []int) (left []int, err error) {
+	counts, err := countKeysInSlots(ctx, t.source, slots)
+	for _, slot := range slots {
+		if counts[slot] > 0 {
+			left = append(left, slot)
+		}
+	}
+	return left, err
+}
+
+func (t *transfer) note(ctx context.Context, slots int, keys int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.result.Slots++
+	t.result.Slots += slots
 	t.result.Keys += keys
-	done, all := t.mover.progress()
+	done, all := t.mover.progress(slots)
 	datastore.ReportProgress(ctx, fmt.Sprintf("moving slots: %d of %d", done, all))
 }
 
-// keys moves keys of an open slot, all or the first of them. Nobody adds to them: a client that asks for a key that is not
+// carry moves keys of open slots, all or the first of each. Nobody adds to them: a client that asks for a key that is not
 // there is sent to the receiver.
-func (t *transfer) keys(ctx context.Context, slot int) (moved int64, err error) {
-	keys, err := t.source.ClusterGetKeysInSlot(ctx, slot, 4*pipelineSize).Result()
-	if err != nil {
-		return 0, fmt.Errorf("list its keys: %w", err)
+func (t *transfer) carry(ctx context.Context, slots []int) (moved int64, err error) {
+	p := t.source.Pipeline()
+	lists := make([]*redis.StringSliceCmd, len(slots))
+	for i, slot := range slots {
+		lists[i] = p.ClusterGetKeysInSlot(ctx, slot, 4*pipelineSize)
 	}
-	sizes := make([]int64, len(keys))
-	if !t.light[slot] {
-		if sizes, err = keySizes(ctx, t.source, keys); err != nil {
+	if _, err := p.Exec(ctx); err != nil {
+		return 0, fmt.Errorf("list their keys: %w", err)
+	}
+	var all []string
+	var sizes []int64
+	bounds := map[int]bool{} // where a slot begins
+	for i, slot := range slots {
+		keys := lists[i].Val()
+		bounds[len(all)] = true
+		all = append(all, keys...)
+		if t.light(slot) { // its keys are taken to be alike
+			sizes = append(sizes, slices.Repeat([]int64{t.Bytes[slot] / int64(max(1, len(keys)))}, len(keys))...)
+			continue
+		}
+		measured, err := keySizes(ctx, t.source, keys)
+		if err != nil {
 			return 0, err
 		}
-	}
-	for len(keys) > 0 {
-		n, bytes := batch(sizes)
-		if bytes > mostKey {
-			return moved, dbaas.Errorf(dbaas.OverLimit, "A key in the hash slot %d takes %d MiB; keys above %d MiB cannot be moved. Split it into several.", slot, bytes>>20, mostKey>>20)
+		if largest := slices.Max(append(measured, 0)); largest > mostKey {
+			return 0, dbaas.Errorf(dbaas.OverLimit, "A key in the hash slot %d takes %d MiB; keys above %d MiB cannot be moved. Split it into several.", slot, largest>>20, mostKey>>20)
 		}
-		if err := t.migrate(ctx, keys[:n], bytes); err != nil {
+		sizes = append(sizes, measured...)
+	}
+	for at := 0; at < len(all); {
+		n, err := t.send(ctx, all[at:], sizes[at:], func(i int) bool { return bounds[at+i] })
+		if err != nil {
 			return moved, err
 		}
+		at += n
 		moved += int64(n)
-		keys, sizes = keys[n:], sizes[n:]
 	}
 	return moved, nil
 }
 
-// batch gives how many keys go together, and their bytes: a large key goes alone.
-func batch(sizes []int64) (n int, bytes int64) {
-	for n < len(sizes) && n < migrateKeys && (n == 0 || bytes+sizes[n] <= migrateBytes) {
+// send moves the first of some keys: as many as hold up the servers for about slice.
+func (t *transfer) send(ctx context.Context, keys []string, sizes []int64, begins func(int) bool) (n int, err error) {
+	t.road.Lock()
+	defer t.road.Unlock()
+	n, bytes := batch(sizes, t.pace.keys())
+	var batches [][]string // a MIGRATE has keys of one slot
+	for i, key := range keys[:n] {
+		if i == 0 || begins(i) {
+			batches = append(batches, nil)
+		}
+		batches[len(batches)-1] = append(batches[len(batches)-1], key)
+	}
+	start := clock.Real{}.Now()
+	err = t.migrate(ctx, batches, bytes)
+	t.pace.adapt(clock.Real{}.Now().Sub(start))
+	return n, err
+}
+
+// batch gives how many keys go together, of at most so many, and their bytes: a large key goes alone.
+func batch(sizes []int64, most int) (n int, bytes int64) {
+	for n < len(sizes) && n < most && (n == 0 || bytes+sizes[n] <= migrateBytes) {
 		bytes += sizes[n]
 		n++
 	}
 	return n, bytes
 }
 
-// migrate moves keys. What the receiver may have of them from an attempt before is older.
-func (t *transfer) migrate(ctx context.Context, keys []string, bytes int64) (err error) {
+// migrate moves keys, those of each slot with a command of their own. What the receiver may have of them from an attempt
+// before is older.
+func (t *transfer) migrate(ctx context.Context, batches [][]string, bytes int64) (err error) {
 	patience := migrateTimeout + time.Duration(bytes/migrateRate)*time.Second
-	words := []any{"migrate", t.To.Address, t.To.Port, "", 0, patience.Milliseconds(), "replace", "auth2", replicationUser, t.record.ReplicationSecret, "keys"}
-	for _, key := range keys {
-		words = append(words, key)
-	}
-	t.road.Lock()
-	defer t.road.Unlock()
 	for range migrateTries {
-		err = t.source.Do(ctx, words...).Err()
-		if !hasPrefix(err, "IOERR") { // it may have been done or not
+		p := t.source.Pipeline()
+		for _, keys := range batches {
+			words := []any{"migrate", t.To.Address, t.To.Port, "", 0, patience.Milliseconds(), "replace", "auth2", replicationUser, t.record.ReplicationSecret, "keys"}
+			for _, key := range keys {
+				words = append(words, key)
+			}
+			p.Do(ctx, words...)
+		}
+		if _, err = p.Exec(ctx); !hasPrefix(err, "IOERR") { // it may have been done or not
 			break
 		}
 	}
@@ -412,7 +505,25 @@ func (t *transfer) migrate(ctx context.Context, keys []string, bytes int64) (err
 	case hasPrefix(err, "ERR Target instance replied with error: OOM"):
 		return dbaas.WrapError(err, dbaas.OverLimit, "The member that receives hash slots has no memory left. Make it larger.")
 	case err != nil:
-		return fmt.Errorf("migrate %d keys of %d bytes: %w", len(keys), bytes, err)
+		return fmt.Errorf("migrate keys of %d bytes: %w", bytes, err)
 	}
 	return nil
+}
+
+// pace is how many keys go at once. It follows from how long the last ones took: on a server with much to do, fewer.
+type pace struct{ per float64 }
+
+func (p *pace) keys() int {
+	if p.per == 0 {
+		p.per = leastKeys
+	}
+	return int(p.per)
+}
+
+func (p *pace) adapt(took time.Duration) {
+	factor := 0.8
+	if took < slice {
+		factor = 1.2
+	}
+	p.per = min(mostKeys, max(leastKeys, p.per*factor))
 }

@@ -22,7 +22,7 @@ type survey struct {
 	views   map[string]*clusterView         // of those who answered, by guest
 	errs    map[string]error                // of those of the wish who did not, by guest
 	guests  map[string]string               // node id: guest
-	light   map[int]bool                    // slots that were found to hold little
+	bytes   map[int]int64                   // that slots hold, where they were measured
 }
 
 // look asks all members at once.
@@ -520,10 +520,10 @@ func (s *survey) begin(ctx context.Context, moves map[string]map[string]slotSet)
 		for _, to := range slices.Sorted(maps.Keys(receivers)) {
 			slots := receivers[to]
 			all += len(slots)
-			mv := slotMove{To: s.endpoint(to), ID: s.views[to].ID, Slots: slots}
+			mv := slotMove{To: s.endpoint(to), ID: s.views[to].ID, Slots: slots, Bytes: map[int]int64{}}
 			for _, slot := range slots {
-				if s.light[slot] {
-					mv.Light = append(mv.Light, slot)
+				if bytes, measured := s.bytes[slot]; measured {
+					mv.Bytes[slot] = bytes
 				}
 			}
 			args.Moves = append(args.Moves, mv)
@@ -632,9 +632,9 @@ func (s *survey) rebalance(ctx context.Context) (*datastore.Progress, error) {
 		return nil, err
 	}
 	by := map[string]map[string]slotSet{}
-	s.light = map[int]bool{}
+	s.bytes = map[int]int64{}
 	for slot, to := range moves {
-		s.light[slot] = b.bytes[slot] <= migrateBytes
+		s.bytes[slot] = b.bytes[slot]
 		from := b.owner[slot]
 		if by[from] == nil {
 			by[from] = map[string]slotSet{}
