@@ -35,16 +35,14 @@ func (o *owner) spec() cloud.AddressSpec {
 func (o *owner) destroy(t *testing.T) {
 	t.Helper()
 	for range 2 {
-		retry(t, "delete address", func() error { return o.f.Cloud.DeleteAddress(context.Background(), o.address.ID) })
+		o.f.retry(t, "delete address", func() error { return o.f.Cloud.DeleteAddress(context.Background(), o.address.ID) })
 	}
-	if left := owned(t, o.f, o.id); len(left) > 0 {
-		t.Fatalf("left behind: %v", left)
-	}
+	o.f.requireOwned(t, o.id)
 }
 
 func (o *owner) point(t *testing.T, portID string, epoch int64) {
 	t.Helper()
-	retry(t, "point address", func() error { return o.f.Cloud.PointAddress(t.Context(), o.address.ID, portID, epoch) })
+	o.f.retry(t, "point address", func() error { return o.f.Cloud.PointAddress(t.Context(), o.address.ID, portID, epoch) })
 }
 
 func testAddress(t *testing.T, f Fixture) {
@@ -114,7 +112,7 @@ func testAddressPoints(t *testing.T, f Fixture) {
 	refused(t, "a late decision", c.PointAddress(ctx, a.address.ID, g.port.ID, 4), dbaas.Conflict)
 	a.point(t, "", 5)
 	a.point(t, g.port.ID, 6)
-	retry(t, "delete port", func() error { return c.DeletePort(ctx, g.port.ID) }) // to which it leads
+	f.retry(t, "delete port", func() error { return c.DeletePort(ctx, g.port.ID) }) // to which it leads
 	if again, err := c.EnsureAddress(ctx, a.spec()); err != nil || *again != *a.address {
 		t.Fatalf("after all that: %+v, not %+v: %v", again, a.address, err)
 	}
@@ -125,19 +123,19 @@ func testServerPowerOff(t *testing.T, f Fixture) {
 	defer g.destroy(t)
 	ctx, c, id := t.Context(), f.Cloud, g.server.ID
 	for range 2 {
-		retry(t, "power off", func() error { return c.PowerOffServer(ctx, id) })
+		f.retry(t, "power off", func() error { return c.PowerOffServer(ctx, id) })
 		g.await(t, cloud.ServerShutoff)
 	}
 	if v := g.awaitVolume(t, g.volume.ID, cloud.VolumeInUse); v.ServerID != id {
 		t.Fatalf("after power off: %+v", v)
 	}
-	retry(t, "start", func() error { return c.StartServer(ctx, id) })
+	f.retry(t, "start", func() error { return c.StartServer(ctx, id) })
 	g.await(t, cloud.ServerActive)
 	if err := c.StopServer(ctx, id); err != nil { // a clean stop is at work
 		t.Fatal(err)
 	}
-	retry(t, "power off while it stops", func() error { return c.PowerOffServer(ctx, id) })
+	f.retry(t, "power off while it stops", func() error { return c.PowerOffServer(ctx, id) })
 	g.await(t, cloud.ServerShutoff)
-	retry(t, "start", func() error { return c.StartServer(ctx, id) })
+	f.retry(t, "start", func() error { return c.StartServer(ctx, id) })
 	g.await(t, cloud.ServerActive)
 }

@@ -2,6 +2,7 @@
 package cloudtest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -24,6 +25,8 @@ type Fixture struct {
 	// Surplus makes a second resource of that kind with the name and tag of the one given, younger than it, as a request
 	// does that arrives late, and gives its id. nil skips the tests that need one.
 	Surplus func(t *testing.T, kind, id string) string
+	// Patience is how long the cloud may take for anything, 20 s when zero.
+	Patience time.Duration
 }
 
 // Run runs the suite. New makes a fresh cloud for each test, and cleans up by t.Cleanup.
@@ -53,9 +56,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Fixture) {
 		t.Run(name, func(t *testing.T) {
 			f := fresh(t)
 			test(t, f)
-			if left, err := f.Cloud.Owned(context.Background(), ""); err != nil || len(left) > 0 {
-				t.Errorf("left behind: %v %v", left, err)
-			}
+			f.requireOwned(t, "")
 		})
 	}
 }
@@ -129,29 +130,27 @@ func (g *guest) destroy(t *testing.T) {
 	c, ctx := g.f.Cloud, context.Background()
 	for range 2 {
 		if g.server != nil {
-			retry(t, "delete server", func() error { return c.DeleteServer(ctx, g.server.ID) })
-			eventually(t, "server gone", func() bool {
+			g.f.retry(t, "delete server", func() error { return c.DeleteServer(ctx, g.server.ID) })
+			g.f.eventually(t, "server gone", func() bool {
 				_, err := c.Server(ctx, g.server.ID)
 				return dbaas.ErrorCode(err) == dbaas.NotFound
 			})
 		}
 		if g.volume != nil {
-			retry(t, "delete volume", func() error { return c.DeleteVolume(ctx, g.volume.ID) })
-			eventually(t, "volume gone", func() bool {
+			g.f.retry(t, "delete volume", func() error { return c.DeleteVolume(ctx, g.volume.ID) })
+			g.f.eventually(t, "volume gone", func() bool {
 				_, err := c.Volume(ctx, g.volume.ID)
 				return dbaas.ErrorCode(err) == dbaas.NotFound
 			})
 		}
 		if g.port != nil {
-			retry(t, "delete port", func() error { return c.DeletePort(ctx, g.port.ID) })
+			g.f.retry(t, "delete port", func() error { return c.DeletePort(ctx, g.port.ID) })
 		}
 		if g.group != "" {
-			retry(t, "delete security group", func() error { return c.DeleteSecurityGroup(ctx, g.group) })
+			g.f.retry(t, "delete security group", func() error { return c.DeleteSecurityGroup(ctx, g.group) })
 		}
 	}
-	if left := owned(t, g.f, g.id); len(left) > 0 {
-		t.Fatalf("left behind: %v", left)
-	}
+	g.f.requireOwned(t, g.id)
 }
 
 func flavors(t *testing.T, f Fixture) []string {
@@ -171,7 +170,7 @@ func (g *guest) await(t *testing.T, status cloud.ServerStatus) {
 			t.Logf("last seen: %+v", last)
 		}
 	}()
-	eventually(t, "server "+string(status), func() bool {
+	g.f.eventually(t, "server "+string(status), func() bool {
 		s, err := g.f.Cloud.Server(context.Background(), g.server.ID)
 		if err != nil {
 			t.Fatalf("look at server: %v", err)
@@ -185,7 +184,7 @@ func (g *guest) await(t *testing.T, status cloud.ServerStatus) {
 func (g *guest) awaitVolume(t *testing.T, id string, status cloud.VolumeStatus) *cloud.Volume {
 	t.Helper()
 	var v *cloud.Volume
-	eventually(t, "volume "+string(status), func() bool {
+	g.f.eventually(t, "volume "+string(status), func() bool {
 		var err error
 		if v, err = g.f.Cloud.Volume(context.Background(), id); err != nil {
 			t.Fatalf("look at volume: %v", err)
@@ -212,12 +211,26 @@ func owned(t *testing.T, f Fixture, guestID string) []string {
 	return out
 }
 
-const patience = 20 * time.Second
+// requireOwned waits until there is exactly this: what is deleted may take its time.
+func (f Fixture) requireOwned(t *testing.T, ownerID string, want ...string) {
+	t.Helper()
+	var got []string
+	defer func() {
+		if t.Failed() {
+			t.Logf("there are %v, want %v", got, want)
+		}
+	}()
+	f.eventually(t, "nothing but what is wanted", func() bool {
+		got = owned(t, f, ownerID)
+		return slices.Equal(got, want)
+	})
+}
 
 // eventually waits for a condition.
-func eventually(t *testing.T, what string, ok func() bool) {
+func (f Fixture) eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(3 * time.Millisecond) {
+	patience := cmp.Or(f.Patience, 20*time.Second)
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(patience / 4000) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %s: %s", patience, what)
 		}
@@ -225,9 +238,9 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 // retry repeats what fails without a code, as the engine does.
-func retry(t *testing.T, what string, do func() error) {
+func (f Fixture) retry(t *testing.T, what string, do func() error) {
 	t.Helper()
-	eventually(t, what, func() bool {
+	f.eventually(t, what, func() bool {
 		err := do()
 		if code := dbaas.ErrorCode(err); err != nil && code != dbaas.Internal {
 			t.Fatalf("%s: %v", what, err)
@@ -371,7 +384,7 @@ func testVolume(t *testing.T, f Fixture) {
 		}
 	}
 	for range 2 {
-		retry(t, "extend", func() error { return f.Cloud.ExtendVolume(ctx, v.ID, 2) })
+		f.retry(t, "extend", func() error { return f.Cloud.ExtendVolume(ctx, v.ID, 2) })
 	}
 	if v = g.awaitVolume(t, v.ID, cloud.VolumeAvailable); v.SizeGB != 2 {
 		t.Fatalf("extended: %+v", v)
@@ -398,24 +411,24 @@ func testVolumeAttachment(t *testing.T, f Fixture) {
 	if err := f.Cloud.DeleteVolume(ctx, v.ID); err == nil {
 		t.Fatal("an attached volume was deleted")
 	}
-	retry(t, "extend in use", func() error { return f.Cloud.ExtendVolume(ctx, v.ID, 3) })
+	f.retry(t, "extend in use", func() error { return f.Cloud.ExtendVolume(ctx, v.ID, 3) })
 	if v = g.awaitVolume(t, v.ID, cloud.VolumeInUse); v.SizeGB != 3 {
 		t.Fatalf("extended in use: %+v", v)
 	}
-	retry(t, "stop", func() error { return f.Cloud.StopServer(ctx, g.server.ID) })
+	f.retry(t, "stop", func() error { return f.Cloud.StopServer(ctx, g.server.ID) })
 	g.await(t, cloud.ServerShutoff)
 	for range 2 {
-		retry(t, "detach", func() error { return f.Cloud.DetachVolume(ctx, v.ID, g.server.ID) })
+		f.retry(t, "detach", func() error { return f.Cloud.DetachVolume(ctx, v.ID, g.server.ID) })
 	}
 	if v = g.awaitVolume(t, v.ID, cloud.VolumeAvailable); v.ServerID != "" {
 		t.Fatalf("detached: %+v", v)
 	}
-	retry(t, "attach", func() error { return f.Cloud.AttachVolume(ctx, v.ID, g.server.ID) })
+	f.retry(t, "attach", func() error { return f.Cloud.AttachVolume(ctx, v.ID, g.server.ID) })
 	g.awaitVolume(t, v.ID, cloud.VolumeInUse)
-	retry(t, "start", func() error { return f.Cloud.StartServer(ctx, g.server.ID) })
+	f.retry(t, "start", func() error { return f.Cloud.StartServer(ctx, g.server.ID) })
 	g.await(t, cloud.ServerActive)
 
-	retry(t, "delete server", func() error { return f.Cloud.DeleteServer(ctx, g.server.ID) })
+	f.retry(t, "delete server", func() error { return f.Cloud.DeleteServer(ctx, g.server.ID) })
 	if v = g.awaitVolume(t, v.ID, cloud.VolumeAvailable); v.ServerID != "" { // it stays when its server goes
 		t.Fatalf("its server is gone: %+v", v)
 	}
@@ -463,18 +476,18 @@ func testServerPower(t *testing.T, f Fixture) {
 	defer g.destroy(t)
 	ctx, c, id := t.Context(), f.Cloud, g.server.ID
 	for range 2 {
-		retry(t, "stop", func() error { return c.StopServer(ctx, id) })
+		f.retry(t, "stop", func() error { return c.StopServer(ctx, id) })
 		g.await(t, cloud.ServerShutoff)
 	}
 	for range 2 {
-		retry(t, "start", func() error { return c.StartServer(ctx, id) })
+		f.retry(t, "start", func() error { return c.StartServer(ctx, id) })
 		g.await(t, cloud.ServerActive)
 	}
-	retry(t, "reboot", func() error { return c.RebootServer(ctx, id) })
+	f.retry(t, "reboot", func() error { return c.RebootServer(ctx, id) })
 	g.await(t, cloud.ServerActive)
 	spec := g.serverSpec(t)
 	spec.UserData = []byte(`{"guest_id": "` + g.id + `", "rebuilt": true}`)
-	retry(t, "rebuild", func() error { return c.RebuildServer(ctx, id, spec) })
+	f.retry(t, "rebuild", func() error { return c.RebuildServer(ctx, id, spec) })
 	g.await(t, cloud.ServerActive)
 	if v := g.awaitVolume(t, g.volume.ID, cloud.VolumeInUse); v.ServerID != id {
 		t.Fatalf("after a rebuild: %+v", v)
@@ -495,13 +508,13 @@ func testServerResize(t *testing.T, f Fixture) {
 	g.await(t, cloud.ServerActive)
 	refused(t, "resize to a flavor that is not there", c.ResizeServer(ctx, id, "nosuch"))
 	for range 2 { // of what there is nothing to
-		retry(t, "confirm", func() error { return c.ConfirmResize(ctx, id) })
-		retry(t, "revert", func() error { return c.RevertResize(ctx, id) })
+		f.retry(t, "confirm", func() error { return c.ConfirmResize(ctx, id) })
+		f.retry(t, "revert", func() error { return c.RevertResize(ctx, id) })
 	}
 
 	resize := func() {
 		for range 2 {
-			retry(t, "resize", func() error { return c.ResizeServer(ctx, id, large) })
+			f.retry(t, "resize", func() error { return c.ResizeServer(ctx, id, large) })
 		}
 		g.await(t, cloud.ServerVerifyResize)
 		if g.server.FlavorID != large {
@@ -509,18 +522,18 @@ func testServerResize(t *testing.T, f Fixture) {
 		}
 	}
 	resize()
-	retry(t, "revert", func() error { return c.RevertResize(ctx, id) })
+	f.retry(t, "revert", func() error { return c.RevertResize(ctx, id) })
 	g.await(t, cloud.ServerActive)
 	if g.server.FlavorID != small {
 		t.Fatalf("reverted: %+v", g.server)
 	}
 	resize()
-	retry(t, "confirm", func() error { return c.ConfirmResize(ctx, id) })
+	f.retry(t, "confirm", func() error { return c.ConfirmResize(ctx, id) })
 	g.await(t, cloud.ServerActive)
 	if g.server.FlavorID != large {
 		t.Fatalf("confirmed: %+v", g.server)
 	}
-	retry(t, "revert", func() error { return c.RevertResize(ctx, id) })
+	f.retry(t, "revert", func() error { return c.RevertResize(ctx, id) })
 	g.await(t, cloud.ServerActive)
 	if g.server.FlavorID != large {
 		t.Fatalf("reverted what was confirmed: %+v", g.server)
@@ -594,19 +607,18 @@ func testEnsureAtOnce(t *testing.T, f Fixture) {
 			t.Errorf("call %d: %v", i, err)
 		}
 	}
-	var err error
-	if g.volume, err = f.Cloud.EnsureVolume(t.Context(), g.volumeSpec()); err != nil {
-		t.Fatal(err)
-	}
-	if g.server, err = f.Cloud.EnsureServer(t.Context(), spec); err != nil {
-		t.Fatal(err)
-	}
+	f.retry(t, "ensure volume", func() (err error) {
+		g.volume, err = f.Cloud.EnsureVolume(t.Context(), g.volumeSpec())
+		return err
+	})
+	f.retry(t, "ensure server", func() (err error) {
+		g.server, err = f.Cloud.EnsureServer(t.Context(), spec)
+		return err
+	})
 	g.await(t, cloud.ServerActive)
-	want := []string{cloud.KindPort + " " + g.port.ID, cloud.KindSecurityGroup + " " + g.group,
-		cloud.KindServer + " " + g.server.ID, cloud.KindVolume + " " + g.volume.ID}
-	if got := owned(t, f, g.id); !slices.Equal(got, want) {
-		t.Fatalf("there are %v, want %v (calls gave %v)", got, want, ids)
-	}
+	t.Logf("the calls gave %v", ids)
+	f.requireOwned(t, g.id, cloud.KindPort+" "+g.port.ID, cloud.KindSecurityGroup+" "+g.group,
+		cloud.KindServer+" "+g.server.ID, cloud.KindVolume+" "+g.volume.ID)
 }
 
 func testTwoFound(t *testing.T, f Fixture) {
@@ -630,8 +642,10 @@ func testTwoFound(t *testing.T, f Fixture) {
 					want, recorded = second, second
 				}
 				for range 2 {
-					if got, err := ensure(recorded); err != nil || got != want {
-						t.Fatalf("of %s %s and its younger %s with %q recorded it kept %s: %v", kind, first, second, recorded, got, err)
+					var got string
+					f.retry(t, "ensure "+kind, func() (err error) { got, err = ensure(recorded); return err })
+					if got != want {
+						t.Fatalf("of %s %s and its younger %s with %q recorded it kept %s", kind, first, second, recorded, got)
 					}
 				}
 				return want
@@ -685,11 +699,8 @@ func testTwoFound(t *testing.T, f Fixture) {
 			if v := g.awaitVolume(t, g.volume.ID, cloud.VolumeInUse); v.ServerID != g.server.ID {
 				t.Fatalf("the volume of the server that was kept: %+v", v)
 			}
-			want := []string{cloud.KindPort + " " + g.port.ID, cloud.KindSecurityGroup + " " + g.group,
-				cloud.KindServer + " " + g.server.ID, cloud.KindVolume + " " + g.volume.ID}
-			if got := owned(t, f, g.id); !slices.Equal(got, want) {
-				t.Fatalf("there are %v, want %v", got, want)
-			}
+			f.requireOwned(t, g.id, cloud.KindPort+" "+g.port.ID, cloud.KindSecurityGroup+" "+g.group,
+				cloud.KindServer+" "+g.server.ID, cloud.KindVolume+" "+g.volume.ID)
 		})
 	}
 }

@@ -1,0 +1,177 @@
+// Package openstack is the cloud of Nova, Cinder, Neutron and Glance, driven with a service account.
+//
+// Everything that is ours carries its owner's tag: servers and volumes in their metadata, ports, addresses and security
+// groups in their description, which nobody else writes.
+package openstack
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+
+	"github.com/gophercloud/gophercloud/v2"
+	stack "github.com/gophercloud/gophercloud/v2/openstack"
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/grove-dbaas/grove/internal/cloud"
+)
+
+// The pinned microversions.
+const (
+	// The newest in which a server tells its flavor's id. It has host_status (2.16) and soft-anti-affinity (2.15).
+	computeVersion = "2.46"
+	// Rebuild takes user data from here on.
+	rebuildVersion = "2.57"
+	// A volume in use can be extended from here on.
+	volumeVersion = "3.42"
+)
+
+// Cloud is one region of an OpenStack cloud. It is safe for concurrent use.
+type Cloud struct {
+	config Config
+	http   http.Client
+	// makes has one creation of a name at a time in this process: several would each make one.
+	makes singleflight.Group
+
+	mu     sync.Mutex
+	opened *session
+}
+
+var _ cloud.Provider = (*Cloud)(nil)
+
+// session is what a login opened. Its clients log in anew by themselves when the token has expired.
+type session struct {
+	project                                  string // id
+	compute, rebuild, volume, network, image *gophercloud.ServiceClient
+}
+
+// New makes a Cloud. It calls nobody: the cloud may be away when the control plane starts.
+func New(c Config) (*Cloud, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	trusted, err := transport(c.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	return &Cloud{config: c, http: http.Client{Timeout: c.Timeout, Transport: newPatient(trusted, c.Clock)}}, nil
+}
+
+func transport(caFile string) (*http.Transport, error) {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	if caFile == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("openstack: read the CA file: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("openstack: %s has no certificate in PEM", caFile)
+	}
+	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	return t, nil
+}
+
+// session logs in, once.
+func (c *Cloud) session(ctx context.Context) (*session, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.opened != nil {
+		return c.opened, nil
+	}
+	s, err := c.login(ctx)
+	if err != nil {
+		return nil, plain(err, "log in to the cloud")
+	}
+	c.opened = s
+	return s, nil
+}
+
+func (c *Cloud) login(ctx context.Context) (*session, error) {
+	client, err := stack.NewClient(c.config.AuthURL)
+	if err != nil {
+		return nil, err
+	}
+	client.HTTPClient = c.http
+	client.UserAgent.Prepend("grove")
+	if err := stack.Authenticate(ctx, client, gophercloud.AuthOptions{
+		IdentityEndpoint: c.config.AuthURL, Username: c.config.Username, Password: c.config.Password, DomainName: c.config.UserDomain,
+		Scope:       &gophercloud.AuthScope{ProjectName: c.config.Project, DomainName: c.config.ProjectDomain},
+		AllowReauth: true,
+	}); err != nil {
+		return nil, err
+	}
+	s := &session{}
+	if s.project, err = projectOf(client); err != nil {
+		return nil, err
+	}
+	return s, s.find(client, gophercloud.EndpointOpts{Region: c.config.Region, Availability: gophercloud.Availability(c.config.Interface)})
+}
+
+func projectOf(client *gophercloud.ProviderClient) (string, error) {
+	result, ok := client.GetAuthResult().(tokens.CreateResult)
+	if !ok {
+		return "", fmt.Errorf("the login was answered by %T", client.GetAuthResult())
+	}
+	project, err := result.ExtractProject()
+	if err != nil {
+		return "", err
+	}
+	return project.ID, nil
+}
+
+// find takes the endpoints from the catalog.
+func (s *session) find(client *gophercloud.ProviderClient, where gophercloud.EndpointOpts) error {
+	for _, e := range []struct {
+		into    **gophercloud.ServiceClient
+		find    func(*gophercloud.ProviderClient, gophercloud.EndpointOpts) (*gophercloud.ServiceClient, error)
+		version string
+	}{
+		{&s.compute, stack.NewComputeV2, computeVersion},
+		{&s.rebuild, stack.NewComputeV2, rebuildVersion},
+		{&s.volume, stack.NewBlockStorageV3, volumeVersion},
+		{&s.network, stack.NewNetworkV2, ""},
+		{&s.image, stack.NewImageV2, ""},
+	} {
+		found, err := e.find(client, where)
+		if err != nil {
+			return err
+		}
+		found.Microversion = e.version
+		*e.into = found
+	}
+	return nil
+}
+
+// once has one call of make for a name at a time; whoever comes meanwhile gets what that gives.
+func once[T any](c *Cloud, name string, make func() (T, error)) (T, error) {
+	v, err, _ := c.makes.Do(name, func() (any, error) { return make() })
+	made, _ := v.(T)
+	return made, err
+}
+
+// choose keeps of several of one name the one recorded, else the oldest, which comes first.
+func choose[T any](found []T, recorded string, id func(*T) string) (kept *T, surplus []T) {
+	at := 0
+	for i := range found {
+		if recorded != "" && id(&found[i]) == recorded {
+			at = i
+		}
+	}
+	for i := range found {
+		if i == at {
+			kept = &found[i]
+		} else {
+			surplus = append(surplus, found[i])
+		}
+	}
+	return kept, surplus
+}

@@ -1,0 +1,239 @@
+package openstack
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/grove-dbaas/grove/internal/clock"
+	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+)
+
+// wire is the services' side of the wire: Keystone, and whatever a test answers for the others.
+type wire struct {
+	*httptest.Server
+	mu      sync.Mutex
+	logins  int
+	asked   []string
+	answers map[string]func(w http.ResponseWriter, r *http.Request)
+}
+
+func newWire(t *testing.T) *wire {
+	t.Helper()
+	w := &wire{answers: map[string]func(http.ResponseWriter, *http.Request){}}
+	for path, version := range map[string]string{"/network/": "v2.0", "/image/": "v2.9"} {
+		w.answers["GET "+path] = func(out http.ResponseWriter, r *http.Request) {
+			dir, _, _ := strings.Cut(version, ".")
+			fault(200, fmt.Sprintf(`{"versions": [{"id": %q, "status": "CURRENT", "links": [{"rel": "self", "href": "http://%s%s%s/"}]}]}`,
+				version, r.Host, path, dir))(out, r)
+		}
+	}
+	w.Server = httptest.NewServer(http.HandlerFunc(w.serve))
+	t.Cleanup(w.Close)
+	return w
+}
+
+func (w *wire) serve(out http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	what := r.Method + " " + r.URL.Path
+	w.asked = append(w.asked, what)
+	if what == "POST /v3/auth/tokens" {
+		w.login(out, r)
+		return
+	}
+	answer := w.answers[what]
+	if answer == nil {
+		http.NotFound(out, r)
+		return
+	}
+	answer(out, r)
+}
+
+func (w *wire) login(out http.ResponseWriter, r *http.Request) {
+	w.logins++
+	var catalog []map[string]any
+	for kind, path := range map[string]string{"compute": "/compute/v2.1/", "volumev3": "/volume/v3/", "network": "/network/", "image": "/image/"} {
+		catalog = append(catalog, map[string]any{"type": kind, "name": kind, "endpoints": []map[string]string{
+			{"interface": "public", "region": "RegionOne", "region_id": "RegionOne", "url": "http://" + r.Host + path},
+		}})
+	}
+	out.Header().Set("X-Subject-Token", fmt.Sprint("token-", w.logins))
+	out.WriteHeader(http.StatusCreated)
+	_ = json.NewEncoder(out).Encode(map[string]any{"token": map[string]any{
+		"expires_at": time.Now().Add(time.Hour).UTC().Format("2006-01-02T15:04:05.000000Z"), "catalog": catalog,
+		"project": map[string]any{"id": "service", "name": "service", "domain": map[string]string{"id": "default", "name": "Default"}},
+	}})
+}
+
+// fault answers with a status and a body.
+func fault(status int, body string, headers ...string) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i < len(headers); i += 2 {
+			w.Header().Set(headers[i], headers[i+1])
+		}
+		w.Header().Set("X-Openstack-Request-Id", "req-of-the-cloud")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+func (w *wire) cloud(t *testing.T, change func(*Config)) *Cloud {
+	t.Helper()
+	config := Config{
+		AuthURL: w.URL + "/v3", Username: "grove", Password: "of-the-service-account", Project: "service", Region: "RegionOne", Network: "net",
+	}
+	if change != nil {
+		change(&config)
+	}
+	c, err := New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+const noVolumes = `{"volumes": []}`
+
+// TestRefusals: a tenant learns in a sentence what was refused for good, an operator everything; the rest is tried again.
+func TestRefusals(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		body   string
+		code   dbaas.Code
+		says   string
+	}{
+		"quota of Cinder": {413, `{"overLimit": {"code": 413, "message": "VolumeSizeExceedsAvailableQuota: Requested volume or snapshot exceeds allowed gigabytes quota. Requested 4G, quota is 500G and 499G has been consumed."}}`,
+			dbaas.OverLimit, "The cloud has no room left for the volume; its operator has to make some."},
+		"quota of Nova": {403, `{"forbidden": {"code": 403, "message": "Quota exceeded for instances: Requested 1, but already used 500 of 500 instances"}}`,
+			dbaas.OverLimit, "The cloud has no room left for the volume; its operator has to make some."},
+		"exhausted network": {409, `{"NeutronError": {"type": "IpAddressGenerationFailure", "message": "No more IP addresses available on network 1.", "detail": ""}}`,
+			dbaas.OverLimit, "The cloud has no room left for the volume; its operator has to make some."},
+		"no such type":      {404, `{"itemNotFound": {"code": 404, "message": "Volume type with name x could not be found."}}`, dbaas.NotFound, "The cloud refused the volume: Volume type with name x could not be found."},
+		"wrong":             {400, `{"badRequest": {"code": 400, "message": "Invalid zone"}}`, dbaas.BadRequest, "The cloud refused the volume: Invalid zone."},
+		"policy":            {403, `{"forbidden": {"code": 403, "message": "Policy doesn't allow volume:create to be performed."}}`, dbaas.Internal, ""},
+		"somebody was here": {409, `{"conflictingRequest": {"code": 409, "message": "Try again."}}`, dbaas.Internal, ""},
+		"broken":            {500, `<html>Internal Server Error</html>`, dbaas.Internal, ""},
+		"away":              {502, ``, dbaas.Internal, ""},
+		"too many":          {413, `{"overLimit": {"code": 413, "message": "This request was rate-limited."}}`, dbaas.OverLimit, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWire(t)
+			w.answers["GET /volume/v3/volumes/detail"] = fault(200, noVolumes, "Content-Type", "application/json")
+			w.answers["POST /volume/v3/volumes"] = fault(c.status, c.body, "Content-Type", "application/json")
+			_, err := w.cloud(t, nil).EnsureVolume(t.Context(), cloud.VolumeSpec{GuestID: "g", Name: "grove-g", SizeGB: 4})
+			if code := dbaas.ErrorCode(err); code != c.code {
+				t.Errorf("%v is %s, not %s", err, code, c.code)
+			}
+			if c.says != "" && dbaas.ErrorMessage(err) != c.says {
+				t.Errorf("a tenant reads %q", dbaas.ErrorMessage(err))
+			}
+			if !strings.Contains(err.Error(), "req-of-the-cloud") || strings.Contains(err.Error(), "of-the-service-account") {
+				t.Errorf("an operator reads %q", err)
+			}
+		})
+	}
+}
+
+// TestLateArrival: the first request's answer was lost, and it arrives while the second is on its way: whose refusal is no
+// reason to give up.
+func TestLateArrival(t *testing.T) {
+	w := newWire(t)
+	servers := `{"servers": []}`
+	w.answers["GET /compute/v2.1/servers/detail"] = func(out http.ResponseWriter, r *http.Request) {
+		fault(200, servers, "Content-Type", "application/json")(out, r)
+	}
+	w.answers["POST /compute/v2.1/servers"] = func(out http.ResponseWriter, r *http.Request) {
+		servers = `{"servers": [{"id": "first", "name": "grove-g", "status": "BUILD", "created": "2026-01-01T00:00:00Z", "metadata": {"grove_guest": "g"}, "flavor": {"id": "1"}}]}`
+		fault(400, `{"badRequest": {"code": 400, "message": "Invalid volume: status must be available."}}`, "Content-Type", "application/json")(out, r)
+	}
+	spec := cloud.ServerSpec{GuestID: "g", Name: "grove-g", FlavorID: "1", Image: "image", VolumeID: "volume"}
+	if s, err := w.cloud(t, nil).EnsureServer(t.Context(), spec); err != nil || s.ID != "first" {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestTakenVolume: nor is it while the volume alone tells that a request is at work.
+func TestTakenVolume(t *testing.T) {
+	w := newWire(t)
+	w.answers["GET /compute/v2.1/servers/detail"] = fault(200, `{"servers": []}`, "Content-Type", "application/json")
+	w.answers["POST /compute/v2.1/servers"] = fault(400, `{"badRequest": {"code": 400, "message": "Invalid volume: status must be available."}}`, "Content-Type", "application/json")
+	w.answers["GET /volume/v3/volumes/volume"] = fault(200, `{"volume": {"id": "volume", "status": "reserved", "size": 1}}`, "Content-Type", "application/json")
+	spec := cloud.ServerSpec{GuestID: "g", Name: "grove-g", FlavorID: "1", Image: "image", VolumeID: "volume"}
+	if _, err := w.cloud(t, nil).EnsureServer(t.Context(), spec); err == nil || dbaas.ErrorCode(err) != dbaas.Internal {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestLoginAnew: an expired or revoked token is replaced without the caller's notice.
+func TestLoginAnew(t *testing.T) {
+	w := newWire(t)
+	w.answers["GET /volume/v3/volumes/v"] = func(out http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Auth-Token") == "token-1" {
+			fault(401, `{"error": {"code": 401, "message": "The request you have made requires authentication."}}`)(out, r)
+			return
+		}
+		fault(200, `{"volume": {"id": "v", "status": "available", "size": 2}}`, "Content-Type", "application/json")(out, r)
+	}
+	v, err := w.cloud(t, nil).Volume(t.Context(), "v")
+	if err != nil || v.SizeGB != 2 || w.logins != 2 {
+		t.Errorf("%+v, %v after %d logins", v, err, w.logins)
+	}
+}
+
+// TestKeystoneAway: the cloud is found later.
+func TestKeystoneAway(t *testing.T) {
+	w := newWire(t)
+	away := w.cloud(t, func(c *Config) { c.AuthURL = "http://127.0.0.1:1/v3" })
+	if _, err := away.Volume(t.Context(), "v"); err == nil || dbaas.ErrorCode(err) != dbaas.Internal {
+		t.Errorf("%v", err)
+	}
+	away.config.AuthURL = w.URL + "/v3"
+	w.answers["GET /volume/v3/volumes/v"] = fault(200, `{"volume": {"id": "v", "status": "available", "size": 2}}`, "Content-Type", "application/json")
+	if _, err := away.Volume(t.Context(), "v"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPatience: who asks to be left alone is left alone, for as long as is asked and bearable.
+func TestPatience(t *testing.T) {
+	for asked, want := range map[string]time.Duration{"30": 30 * time.Second, "86400": mostPatience, "Thu, 01 Jan 2026 00:00:40 GMT": 40 * time.Second, "": 0, "soon": 0} {
+		t.Run(asked, func(t *testing.T) {
+			now := clock.NewManual(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+			calls := 0
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				calls++
+				w.Header().Set("Retry-After", asked)
+				w.WriteHeader(http.StatusTooManyRequests)
+			}))
+			defer server.Close()
+			client := http.Client{Transport: newPatient(http.DefaultTransport, now)}
+			call := func() int {
+				t.Helper()
+				before := calls
+				if resp, err := client.Get(server.URL); err == nil {
+					resp.Body.Close()
+				}
+				return calls - before
+			}
+			call()
+			if want > 0 {
+				now.Advance(want - time.Second)
+				if call() > 0 {
+					t.Error("it was asked again too soon")
+				}
+			}
+			now.Advance(time.Second)
+			if call() == 0 {
+				t.Error("it is not asked any more")
+			}
+		})
+	}
+}
