@@ -94,9 +94,10 @@ func (h *house) requireWhole(t *testing.T, id string) {
 	}
 }
 
-// clusterTrial is a change of the cluster that an instance belongs to.
-func clusterTrial(change func(ctx context.Context, t *testing.T, h *house, v *control.ClusterView) (string, error)) trial {
-	return trial{form: "cluster", heavy: true, soaks: true, begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+// clusterTrial is a change of the cluster that an instance belongs to, by child: the workflow that changes one member, "" for
+// none.
+func clusterTrial(child string, change func(ctx context.Context, t *testing.T, h *house, v *control.ClusterView) (string, error)) trial {
+	return trial{form: "cluster", heavy: true, soaks: true, child: child, begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
 		member, err := h.control.Instance(ctx, tester, in)
 		must(t, err)
 		return mustID(t)(change(ctx, t, h, h.clusterView(t, member.ClusterID)))
@@ -110,7 +111,7 @@ func (tr trial) rarely() trial {
 }
 
 func createClusterTrial() trial {
-	return trial{form: "cluster", heavy: true, soaks: true, creates: true, begin: func(ctx context.Context, t *testing.T, h *house, _ string) string {
+	return trial{form: "cluster", heavy: true, soaks: true, creates: true, child: "create_instance", begin: func(ctx context.Context, t *testing.T, h *house, _ string) string {
 		created, err := h.control.CreateCluster(ctx, tester, clusterWish(0))
 		must(t, err)
 		return created.OperationID
@@ -118,7 +119,7 @@ func createClusterTrial() trial {
 }
 
 func deleteClusterTrial() trial {
-	tr := clusterTrial(func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
+	tr := clusterTrial("delete_instance", func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
 		return h.control.DeleteCluster(ctx, tester, v.ID)
 	})
 	tr.deletes = true
@@ -126,7 +127,7 @@ func deleteClusterTrial() trial {
 }
 
 func growClusterTrial() trial {
-	tr := clusterTrial(func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
+	tr := clusterTrial("", func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
 		return h.control.GrowCluster(ctx, tester, v.ID, []control.NewMember{{}, {Replica: true, RelatedTo: v.Members[0].ID}})
 	})
 	tr.spends = true
@@ -134,7 +135,7 @@ func growClusterTrial() trial {
 }
 
 func shrinkClusterTrial() trial {
-	tr := clusterTrial(func(ctx context.Context, t *testing.T, h *house, v *control.ClusterView) (string, error) {
+	tr := clusterTrial("delete_instance", func(ctx context.Context, t *testing.T, h *house, v *control.ClusterView) (string, error) {
 		if len(v.Members) == 3 {
 			stop := h.run(t, nil)
 			id, err := h.control.GrowCluster(ctx, tester, v.ID, []control.NewMember{{}})
@@ -150,19 +151,19 @@ func shrinkClusterTrial() trial {
 }
 
 func restartClusterTrial() trial {
-	return clusterTrial(func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
+	return clusterTrial("restart_instance", func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
 		return h.control.RestartCluster(ctx, tester, v.ID)
 	})
 }
 
 func resizeClusterVolumeTrial() trial {
-	return clusterTrial(func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
+	return clusterTrial("resize_volume", func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
 		return h.control.ResizeClusterVolume(ctx, tester, v.ID, v.Members[0].VolumeSize+1)
 	})
 }
 
 func resizeClusterFlavorTrial() trial {
-	tr := clusterTrial(func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
+	tr := clusterTrial("resize_flavor", func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
 		want := "2"
 		if v.Members[0].FlavorID == want {
 			want = "1"
@@ -173,7 +174,7 @@ func resizeClusterFlavorTrial() trial {
 }
 
 func configureClusterTrial() trial {
-	return clusterTrial(func(ctx context.Context, t *testing.T, h *house, v *control.ClusterView) (string, error) {
+	return clusterTrial("", func(ctx context.Context, t *testing.T, h *house, v *control.ClusterView) (string, error) {
 		if v.ConfigurationID != "" {
 			return h.control.DetachClusterConfiguration(ctx, tester, v.ID)
 		}
@@ -186,7 +187,7 @@ func configureClusterTrial() trial {
 
 // healClusterTrial loses a server and waits until that is noticed.
 func healClusterTrial() trial {
-	return clusterTrial(func(ctx context.Context, t *testing.T, h *house, v *control.ClusterView) (id string, err error) {
+	return clusterTrial("create_instance", func(ctx context.Context, t *testing.T, h *house, v *control.ClusterView) (id string, err error) {
 		newest := func() (string, error) {
 			list, _, err := h.store.ListOperations(ctx, store.OperationFilter{ResourceID: v.ID, Limit: 1})
 			if err != nil || len(list) == 0 || list[0].Kind != "heal_cluster" {

@@ -24,11 +24,14 @@ import (
 // crashPoint is where a taskmanager dies.
 type crashPoint struct {
 	Kind  string
+	Child string // the workflow of an operation that one of Kind begins, and whose step it is; "" for Kind's own
 	Step  string
 	Point engine.Point
 }
 
-func (p crashPoint) String() string { return fmt.Sprintf("%s/%s/%v", p.Kind, p.Step, p.Point) }
+func (p crashPoint) String() string {
+	return fmt.Sprintf("%s/%s/%v", strings.TrimSuffix(p.Kind+"/"+p.Child, "/"), p.Step, p.Point)
+}
 
 // watch makes an observer that dies at the point. What is saved after a step already names the next one, so it
 // remembers which step ran.
@@ -40,7 +43,7 @@ func (p crashPoint) watch(die func()) func(engine.Point, *engine.Operation) {
 		if at == engine.BeforeStep {
 			ran[op.ID] = op.Kind + "/" + op.Step
 		}
-		here := ran[op.ID] == p.Kind+"/"+p.Step && at == p.Point
+		here := ran[op.ID] == cmp.Or(p.Child, p.Kind)+"/"+p.Step && at == p.Point
 		mu.Unlock()
 		if here {
 			die()
@@ -70,6 +73,28 @@ func crashPoints(t *testing.T, keep func(n int, tr trial, p crashPoint) bool) []
 		}
 	}
 	return points
+}
+
+// childPoints finds, for those workflows among the points that change the members of a cluster by operations of their own,
+// the end of each step of these. They are make crash's.
+func childPoints(points []crashPoint) []crashPoint {
+	var found []crashPoint
+	seen := map[string]bool{}
+	for _, p := range points {
+		child := trials()[p.Kind].child
+		if !fullCrash() || child == "" || seen[p.Kind] {
+			continue
+		}
+		seen[p.Kind] = true
+		for _, w := range taskmanager.Workflows() {
+			for _, s := range w.Steps {
+				if w.Kind == child {
+					found = append(found, crashPoint{Kind: p.Kind, Child: child, Step: s.Name, Point: engine.AfterEffect})
+				}
+			}
+		}
+	}
+	return found
 }
 
 // fullCrash tells whether heavy trials are to be killed at every point, on every database. GROVE_CRASH is "full", or names
@@ -178,6 +203,7 @@ func TestAbandonedAtEveryStep(t *testing.T) {
 			points := crashPoints(t, func(n int, tr trial, p crashPoint) bool {
 				return name == "sqlite" && p.Point == engine.AfterEffect
 			})
+			points = append(points, childPoints(points)...)
 			clean := cleanEffects(t, h, points)
 			var at standing
 			for _, p := range points {

@@ -31,6 +31,8 @@ type trial struct {
 	unasked bool
 	// varies: it begins in another way each second time; make crash lets it fail at each step in both.
 	varies bool
+	// child is the workflow by which it changes the members of a cluster, "" for none.
+	child string
 	// check looks at the instance afterwards; nil: being ACTIVE is enough.
 	check func(t *testing.T, h *house, in *dbaas.InstanceView)
 	// failed looks at the instance after a failure for good; nil: it must be as before, and serve.

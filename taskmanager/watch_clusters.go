@@ -26,7 +26,7 @@ func (m *Manager) healCluster() engine.Workflow {
 			{Name: "markCluster", Doc: "publishing the cluster", Run: m.markCluster, Within: 5 * time.Minute},
 		},
 		Failed: m.keepCluster,
-		Ended:  "Task NONE with the fault; it is tried again.",
+		Ended:  "Task NONE with the fault; it is tried again, after 30 s, a minute, and so on up to 16 minutes.",
 	}
 }
 
@@ -79,20 +79,28 @@ const (
 	// clusterLook is how often a cluster is looked at when nothing is heard of it, and clusterLookAgain when all is not well.
 	clusterLook      = time.Minute
 	clusterLookAgain = time.Second
-	// clusterPatience is how long a cluster may take to help itself: to elect a master, to restart a database.
-	clusterPatience = 15 * time.Second
-	clusterTimeout  = 15 * time.Second
+	// clusterPatience is how long a cluster may take to help itself: to elect a master, to restart a database. Each time
+	// that it is healed in vain doubles it, up to clusterDoublings times.
+	clusterPatience  = 15 * time.Second
+	clusterDoublings = 6
+	clusterTimeout   = 15 * time.Second
 )
 
 // clusterWatch remembers when each cluster is to be looked at, by group. It is lost with the process, which costs a look.
 type clusterWatch struct {
 	mu   sync.Mutex
 	next map[string]time.Time
-	ill  map[string]time.Time // since when a cluster has not been well
+	ill  map[string]illness
+}
+
+// illness is that of a cluster which is not well.
+type illness struct {
+	since  time.Time // or when it was last to be healed
+	healed int       // how often it was to be
 }
 
 func newClusterWatch() *clusterWatch {
-	return &clusterWatch{next: map[string]time.Time{}, ill: map[string]time.Time{}}
+	return &clusterWatch{next: map[string]time.Time{}, ill: map[string]illness{}}
 }
 
 // news has a cluster looked at now, for a member told of a change.
@@ -113,8 +121,9 @@ func (w *clusterWatch) due(groupID string, now time.Time) bool {
 	return true
 }
 
-// saw notes how a cluster was, and tells whether it has been unwell for longer than it may.
-func (w *clusterWatch) saw(groupID string, well bool, now time.Time) (ill bool) {
+// saw notes how a cluster was, and tells whether it is to be healed: it has been unwell for longer than it may, and nothing
+// is being done to it.
+func (w *clusterWatch) saw(groupID string, well, busy bool, now time.Time) (heal bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if well {
@@ -122,12 +131,17 @@ func (w *clusterWatch) saw(groupID string, well bool, now time.Time) (ill bool) 
 		return false
 	}
 	w.next[groupID] = now.Add(clusterLookAgain)
-	since, known := w.ill[groupID]
-	if !known {
-		w.ill[groupID] = now
+	is, known := w.ill[groupID]
+	switch {
+	case !known:
+		is.since = now
+	case busy || now.Sub(is.since) < clusterPatience<<min(is.healed, clusterDoublings):
 		return false
+	default:
+		is, heal = illness{since: now, healed: is.healed + 1}, true
 	}
-	return now.Sub(since) >= clusterPatience
+	w.ill[groupID] = is
+	return heal
 }
 
 // watchClusters keeps an eye on clusters that nothing is being done to.
@@ -183,7 +197,7 @@ func (m *Manager) watchCluster(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if m.clusters.saw(c.cluster.GroupID, health.State == healthOK && !c.unfinished(), m.Clock.Now()) && !busy {
+	if m.clusters.saw(c.cluster.GroupID, health.State == healthOK && !c.unfinished(), busy, m.Clock.Now()) {
 		return m.beginHealing(ctx, id, health)
 	}
 	return nil
