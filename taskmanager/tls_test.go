@@ -115,7 +115,13 @@ func (h *house) requireSecured(t *testing.T, v *dbaas.InstanceView) (serial stri
 	t.Helper()
 	c := h.secured(t, v)
 	testbed.Eventually(t, time.Minute, func() error { return c.Set(t.Context(), "k", "v", 0).Err() })
-	conn, err := tls.Dial("tcp", c.Options().Addr, h.trust(t))
+	return h.requireSecuredAt(t, c.Options().Addr)
+}
+
+// requireSecuredAt gives the serial number of the certificate that is shown at an address.
+func (h *house) requireSecuredAt(t *testing.T, address string) (serial string) {
+	t.Helper()
+	conn, err := tls.Dial("tcp", address, h.trust(t))
 	must(t, err)
 	defer conn.Close()
 	return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
@@ -264,5 +270,79 @@ func (h *house) requireNoKeys(t *testing.T, encrypted bool) {
 	must(t, err)
 	if encrypted && where == 0 {
 		t.Error("no database has a key either: the search finds nothing")
+	}
+}
+
+// TestTLSOfACluster: a cluster whose members speak TLS from the beginning takes plain clients as well when asked to, and
+// new certificates, while a client of it goes on.
+func TestTLSOfACluster(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, "", t.TempDir())
+	defer h.run(t, nil)()
+	member := control.NewMember{FlavorID: "1", VolumeSize: 1}
+	created, err := h.control.CreateCluster(t.Context(), tester, control.CreateCluster{
+		Name: "tls", Masters: []control.NewMember{member, member, member}, TLS: dbaas.TLSOn})
+	must(t, err)
+	h.ended(t, created.OperationID)
+	id := created.View.ID
+	cl, err := h.control.Cluster(t.Context(), tester, id)
+	must(t, err)
+	var addresses []string
+	for i := range cl.Members {
+		addresses = append(addresses, cl.Members[i].Addresses[0].Address+":6380")
+		h.requirePlain(t, &cl.Members[i], false)
+	}
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addresses, Password: created.Password, TLSConfig: h.trust(t), DisableIdentity: true})
+	defer client.Close()
+	write := func() {
+		t.Helper()
+		for n := range 50 {
+			must(t, client.Set(t.Context(), fmt.Sprint("key ", n), n, 0).Err())
+		}
+	}
+	write()
+	if _, err := h.control.SetClusterTLS(t.Context(), tester, id, dbaas.TLSOff); dbaas.ErrorCode(err) != dbaas.BadRequest {
+		t.Errorf("a cluster that is to speak plain among itself: %v", err)
+	}
+	h.ended(t, mustID(t)(h.control.SetClusterTLS(t.Context(), tester, id, dbaas.TLSBoth)))
+	write()
+	for i := range cl.Members {
+		h.requirePlain(t, &cl.Members[i], true)
+	}
+	h.ended(t, mustID(t)(h.control.SetClusterTLS(t.Context(), tester, id, dbaas.TLSOn)))
+	h.ended(t, mustID(t)(h.control.RenewClusterCertificates(t.Context(), tester, id)))
+	write()
+	for i := range cl.Members {
+		h.requirePlain(t, &cl.Members[i], false)
+		h.requireSecuredAt(t, cl.Members[i].Addresses[0].Address+":6380")
+	}
+}
+
+// TestOneAuthority: however many ask for the authority first, there is one.
+func TestOneAuthority(t *testing.T) {
+	for name, url := range databases(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := openHouse(t, url(t), t.TempDir())
+			const askers = 8
+			seen := make(chan string, askers)
+			for range askers {
+				go func() {
+					ca, err := control.Authority(t.Context(), h.store, clock.Real{})
+					if err != nil {
+						t.Error(err)
+						seen <- ""
+						return
+					}
+					seen <- ca.Certificate()
+				}()
+			}
+			first := <-seen
+			for range askers - 1 {
+				if other := <-seen; other != first {
+					t.Error("there are two authorities")
+				}
+			}
+		})
 	}
 }
