@@ -53,7 +53,7 @@ func (m *Manager) fenceSource(ctx context.Context, op *engine.Operation) error {
 		return err
 	}
 	for _, one := range s.own() {
-		by, err := m.cutOff(ctx, op, s.on(one), false)
+		by, err := m.cutOff(ctx, op, s.on(one), &control.FailoverState{})
 		if err != nil {
 			return err
 		}

@@ -181,7 +181,7 @@ func (m *Manager) fenceOld(ctx context.Context, op *engine.Operation) error {
 		if err != nil {
 			return err
 		}
-		by, err := m.cutOff(ctx, op, old, state.OwnWord || state.Drill)
+		by, err := m.cutOff(ctx, op, old, state)
 		if err != nil {
 			return err
 		}
@@ -202,18 +202,15 @@ func (m *Manager) fenceOld(ctx context.Context, op *engine.Operation) error {
 	})
 }
 
-// cutOff ends a guest's database, and tells by whom it is known to have ended: "" for not yet. answers tells that its
-// agent did so a moment ago; else the cloud's word, which costs less than an agent's silence, is asked for first.
-func (m *Manager) cutOff(ctx context.Context, op *engine.Operation, s *subject, answers bool) (by string, err error) {
-	if !answers && m.isOff(ctx, s) {
+// cutOff ends a guest's database, and tells by whom it is known to have ended: "" for not yet. Where the agent did not
+// just answer, the cloud's word is asked for first, which costs less than an agent's silence.
+func (m *Manager) cutOff(ctx context.Context, op *engine.Operation, s *subject, state *control.FailoverState) (by string, err error) {
+	if !state.OwnWord && !state.Drill && m.isOff(ctx, s) {
 		return "cloud", nil
 	}
-	if inStep(op) < orderWithin { // an agent that did not answer the first time is not asked for ever
-		stopCtx, cancel := context.WithTimeout(ctx, orderWithin)
-		defer cancel()
-		if err := m.agent(s).Stop(stopCtx, guest.StopRequest{Fence: fence(op, s, "fence"), Now: true}); err == nil {
-			return "agent", nil
-		}
+	agentFirst := !state.Silent && inStep(op) < orderWithin
+	if agentFirst && m.endedByAgent(ctx, op, s) {
+		return "agent", nil
 	}
 	cloudCtx, cancel := context.WithTimeout(ctx, 2*orderWithin)
 	defer cancel()
@@ -223,7 +220,16 @@ func (m *Manager) cutOff(ctx context.Context, op *engine.Operation, s *subject, 
 	if m.isOff(ctx, s) {
 		return "cloud", nil
 	}
+	if !agentFirst && m.endedByAgent(ctx, op, s) {
+		return "agent", nil
+	}
 	return "", nil
+}
+
+func (m *Manager) endedByAgent(ctx context.Context, op *engine.Operation, s *subject) bool {
+	ctx, cancel := context.WithTimeout(ctx, orderWithin)
+	defer cancel()
+	return m.agent(s).Stop(ctx, guest.StopRequest{Fence: fence(op, s, "fence"), Now: true}) == nil
 }
 
 // isOff tells whether the cloud says that nothing runs on a guest's server.

@@ -226,7 +226,7 @@ func (w *watch) judge(ctx context.Context, id string, s *suspect) (innocent bool
 	}
 	if l.inStep() && l.introduced() {
 		s.broken = time.Time{}
-		return !l.missesPrimary(), nil
+		return true, nil
 	}
 	return false, w.repair(ctx, s, &l)
 }
@@ -238,8 +238,10 @@ type look struct {
 	ofPrimary, ofStandby *guest.StatusReport
 }
 
-// inStep tells whether the standby follows closely.
-func (l *look) inStep() bool { return l.ofStandby != nil && inStepNow(l.ofStandby) }
+// inStep tells whether the standby follows closely. A link that nothing comes through looks well for a minute to a database.
+func (l *look) inStep() bool {
+	return l.ofStandby != nil && inStepNow(l.ofStandby) && !l.missesPrimary()
+}
 
 // introduced tells whether the primary was told of its standby: it looks at it.
 func (l *look) introduced() bool { return viewIn(l.ofPrimary.Peers, l.standby.ID) != nil }
@@ -285,9 +287,9 @@ func (w *watch) reason(ctx context.Context, s *suspect, l *look) *control.Failov
 	case orphaned > staleAfter: // nobody is there to confirm it, and nobody to take over
 		state.OwnWord, state.Revive, state.Cause = true, true, "The primary's database ended, and the standby is out of reach."
 	case silent > 0 && w.isGone(ctx, l.primary):
-		state.Cause = "The primary's server is gone or off."
+		state.Silent, state.Cause = true, "The primary's server is gone or off."
 	case silent > vanishedAfter:
-		state.Cause = "The primary's server is out of reach."
+		state.Silent, state.Cause = true, "The primary's server is out of reach."
 	case stalled > stalledAfter:
 		state.Cause = "The primary's database runs and does not answer."
 	default:

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/dbaas"
@@ -109,6 +110,8 @@ type FailoverState struct {
 	Revive bool `json:"revive,omitempty"`
 	// OwnWord: the primary's own agent said that it is dead.
 	OwnWord bool `json:"own_word,omitempty"`
+	// Silent: nobody reached the primary's server, so that its agent is not the first to be asked to end it.
+	Silent bool `json:"silent,omitempty"`
 	// Over: it was not needed after all.
 	Over bool `json:"over,omitempty"`
 	// Settled counts what was done of the end of one that failed for good.
@@ -213,6 +216,15 @@ func (s *Service) Protection(v *dbaas.InstanceView) *Protection {
 	return p
 }
 
+// misses tells whether a guest said last that it does not see another.
+func misses(g *dbaas.Guest, other string) bool {
+	var views []datastore.PeerView
+	if len(g.Peers) == 0 || json.Unmarshal(g.Peers, &views) != nil {
+		return false
+	}
+	return slices.ContainsFunc(views, func(v datastore.PeerView) bool { return v.GuestID == other && !v.Alive })
+}
+
 func (p *Protection) judge(v *dbaas.InstanceView, now dbaas.Instant) {
 	if r := ReplicationIn(p.Standby.Observed); r != nil {
 		p.Role = r.Role
@@ -234,6 +246,8 @@ func (p *Protection) judge(v *dbaas.InstanceView, now dbaas.Instant) {
 		p.Cause = "The standby's database is " + string(p.Standby.Status) + "."
 	case !p.InStep:
 		p.Cause = "The standby is not in step with the primary."
+	case misses(p.Standby, v.PrimaryGuestID):
+		p.Cause = "The standby does not reach the primary."
 	default:
 		p.State, p.Cause = Protected, ""
 	}
