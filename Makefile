@@ -55,6 +55,10 @@ simulate: go ## play random histories of the engine (SEEDS=100000), or show one 
 crash: go ## the whole crash suite: every workflow killed at every point, on both databases (hours)
 	@GROVE_CRASH=full deploy/dev/test.sh -timeout 6h -run AtEveryStep ./taskmanager
 
+.PHONY: soak
+soak: go ## a hot standby on a starved machine for an hour (SOAK=1h), and every outage of what it needs
+	@GROVE_SOAK=$${SOAK:-1h} deploy/dev/test.sh -timeout 24h -run "TestBusyMachine|TestOutages" ./internal/e2e
+
 .PHONY: fuzz
 fuzz: go ## run each fuzz target for a while (FUZZTIME=30s each)
 	@deploy/dev/fuzz.sh

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -36,6 +37,10 @@ func TestMain(m *testing.M) {
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the programs: %v\n%s", err, out)
 		os.Exit(1)
+	}
+	// Those that run side by side mostly wait; by default they would be as many as processors.
+	if err := flag.Set("test.parallel", "3"); err != nil {
+		panic(err)
 	}
 	testbed.Main(m)
 }

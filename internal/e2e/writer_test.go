@@ -100,18 +100,21 @@ func (w *writer) key(n int) string { return w.prefix + strconv.Itoa(n) }
 func (w *writer) awaitWrite(within time.Duration) time.Duration {
 	w.t.Helper()
 	begun := time.Now()
-	eventually(w.t, within, func() error {
+	w.awaitWriteAfter(begun, within)
+	return time.Since(begun)
+}
+
+// awaitWriteAfter waits until a write is acknowledged that is sent after moment, which may be to come.
+func (w *writer) awaitWriteAfter(moment time.Time, within time.Duration) {
+	w.t.Helper()
+	eventually(w.t, max(time.Until(moment), 0)+within, func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if w.newest.After(begun) {
+		if w.newest.After(moment) {
 			return nil
 		}
-		if len(w.errors) > 0 {
-			return errors.New("no write since; " + w.errors[len(w.errors)-1])
-		}
-		return errors.New("no write since")
+		return fmt.Errorf("no write since %s; %v", moment.Format(time.StampMilli), w.errors[max(len(w.errors)-1, 0):])
 	})
-	return time.Since(begun)
 }
 
 // forget begins anew to note errors and the longest pause.
