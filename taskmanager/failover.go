@@ -419,7 +419,7 @@ func (m *Manager) powerOn(ctx context.Context, op *engine.Operation, s *subject)
 	if err != nil {
 		return err
 	}
-	if server.Status == cloud.ServerActive {
+	if server.Status == cloud.ServerActive || server.Status == cloud.ServerVerifyResize { // the resize is parked, and goes on later
 		return nil
 	}
 	if err := m.Cloud.StartServer(ctx, s.guest.ServerID); err != nil {

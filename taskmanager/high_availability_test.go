@@ -264,22 +264,29 @@ func (h *house) loseStandby(ctx context.Context, t *testing.T, v *dbaas.Instance
 // processOf finds the database's process of a guest.
 func (h *house) processOf(t *testing.T, guestID string) int {
 	t.Helper()
-	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	must(t, err)
+	pid := findProcess(guestID)
+	if pid == 0 {
+		t.Fatalf("guest %s has no database process", guestID)
+	}
+	return pid
+}
+
+// findProcess finds the database's process of a guest, 0 when there is none.
+func findProcess(guestID string) int {
+	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range paths {
 		text, err := os.ReadFile(p)
-		if err != nil || !strings.Contains(string(text), "redis-server") {
+		if err != nil || !strings.Contains(string(text), "redis-server") && !strings.Contains(string(text), "valkey-server") {
 			continue
 		}
 		dir := filepath.Dir(p)
 		cwd, _ := os.Readlink(filepath.Join(dir, "cwd"))
 		if strings.Contains(string(text), guestID) || strings.Contains(cwd, guestID) {
-			pid, err := strconv.Atoi(filepath.Base(dir))
-			must(t, err)
-			return pid
+			if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
+				return pid
+			}
 		}
 	}
-	t.Fatalf("guest %s has no database process", guestID)
 	return 0
 }
 
