@@ -147,7 +147,7 @@ func TestServersInNamespaces(t *testing.T) {
 }
 
 // cableOf finds the end outside of a guest's namespace: its alias is the guest's id.
-func cableOf(t *testing.T, guestID string) string {
+func cableOf(t testing.TB, guestID string) string {
 	t.Helper()
 	paths, err := filepath.Glob("/sys/class/net/*/ifalias")
 	if err != nil {
@@ -162,7 +162,7 @@ func cableOf(t *testing.T, guestID string) string {
 	return ""
 }
 
-func run(t *testing.T, argv ...string) {
+func run(t testing.TB, argv ...string) {
 	t.Helper()
 	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v: %s", argv, err, out)

@@ -58,7 +58,7 @@ type house struct {
 }
 
 // open starts a house on a fresh data directory, and ends it with the test.
-func open(t *testing.T, args ...string) *house {
+func open(t testing.TB, args ...string) *house {
 	t.Helper()
 	h := &house{t: t, dir: filepath.Join(t.TempDir(), "data"), args: args, project: "demo"}
 	h.start()

@@ -59,7 +59,7 @@ func (h *house) otherPlace(one place) (other place) {
 }
 
 // plug takes a guest's cable down, or up again.
-func (p place) plug(t *testing.T, state string) {
+func (p place) plug(t testing.TB, state string) {
 	t.Helper()
 	_, guest, _ := strings.Cut(p.NetNS, "-")
 	run(t, "ip", "link", "set", cableOf(t, guest), state)

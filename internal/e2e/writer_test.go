@@ -42,7 +42,7 @@ func writes(t testing.TB, client commander, prefix string) *writer {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		pace := time.NewTicker(2 * time.Millisecond)
+		pace := time.NewTicker(5 * time.Millisecond)
 		defer pace.Stop()
 		for n := 0; ctx.Err() == nil; n++ {
 			w.write(n)
