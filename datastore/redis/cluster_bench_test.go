@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -81,6 +82,88 @@ func BenchmarkSlotMove(b *testing.B) {
 	if n := f.keys(b); n != int64(len(keys)) {
 		b.Errorf("there are %d keys, want %d", n, len(keys))
 	}
+}
+
+// growKeys keys, of sizes by Zipf's law, are in the cluster that grows.
+const growKeys = 20_000
+
+// BenchmarkGrow adds a shard to a cluster while a client reads it, and tells how the client's latency changes, how many bytes
+// are moved beside the least that balance takes, and how far the masters are from the mean then.
+func BenchmarkGrow(b *testing.B) {
+	f := newFleet(b, redis70, 3, 1)
+	c := f.tenant()
+	random := rand.New(rand.NewPCG(1, 2))
+	sizes := rand.NewZipf(random, 1.3, 8, 64<<10)
+	keys := make([]string, growKeys)
+	for i := range keys {
+		keys[i] = fmt.Sprint("key", i)
+		if err := c.Set(b.Context(), keys[i], strings.Repeat("x", int(sizes.Uint64())+1), 0).Err(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	shard := 3
+	for b.Loop() {
+		latency := map[string][]time.Duration{}
+		latency["idle"] = readDuring(b, c, keys, func() { <-time.After(3 * time.Second) })
+		before, err := f.look().balance(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		f.addShard(shard, 1)
+		shard++
+		f.wish.Rebalance = true
+		latency["grow"] = readDuring(b, c, keys, func() { f.convergeCalmly(b) })
+		for name, list := range latency {
+			slices.Sort(list)
+			b.ReportMetric(float64(list[len(list)/2].Microseconds()), name+"-p50-us")
+			b.ReportMetric(float64(list[len(list)*99/100].Microseconds()), name+"-p99-us")
+			b.ReportMetric(float64(list[len(list)-1].Microseconds()), name+"-worst-us")
+		}
+		moved, imbalance := before.compare(f.look(), shard)
+		b.ReportMetric(moved, "moved/least")
+		b.ReportMetric(imbalance*100, "imbalance-%")
+	}
+	if n := f.keys(b); n != growKeys {
+		b.Errorf("there are %d keys, want %d", n, growKeys)
+	}
+}
+
+// convergeCalmly comes back when it is told to, as the control plane does.
+func (f *fleet) convergeCalmly(b *testing.B) {
+	for {
+		p, err := Datastore{}.Converge(b.Context(), f.wish, f.members())
+		if err != nil {
+			b.Fatal(err)
+		}
+		if p.Done {
+			return
+		}
+		<-time.After(time.Duration(p.Again) * time.Millisecond)
+	}
+}
+
+// compare gives how many bytes have moved as a part of the least, and how far the master that is farthest is from the mean.
+func (b *balance) compare(after *survey, masters int) (moved, imbalance float64) {
+	owner, _ := after.owners()
+	var sum, least float64
+	was, is := map[string]float64{}, map[string]float64{}
+	for slot, n := range b.bytes {
+		bytes := float64(n)
+		sum += bytes
+		was[b.owner[slot]] += bytes
+		is[owner[slot]] += bytes
+		if owner[slot] != b.owner[slot] {
+			moved += bytes
+		}
+	}
+	mean := sum / float64(masters)
+	for _, load := range was {
+		least += max(0, load-mean)
+	}
+	for _, load := range is {
+		imbalance = max(imbalance, math.Abs(load-mean)/mean)
+	}
+	return moved / least, imbalance
 }
 
 // measured is what a plan finds the slots to hold.
