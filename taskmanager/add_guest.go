@@ -428,7 +428,12 @@ const (
 
 // note records what happened to an instance, once in a row: its protection is looked at by several.
 func note(tx *store.Tx, in *dbaas.Instance, operationID, kind, message string, after any) error {
-	if kind != eventFailover {
+	if kind == eventFailover { // once for each, though a step may run twice
+		last, err := tx.LastEvent(in.ID, kind)
+		if err != nil || last != nil && last.OperationID == operationID {
+			return err
+		}
+	} else {
 		last, err := tx.LastEvent(in.ID, eventDegraded, eventProtected)
 		if err != nil || last != nil && last.Kind == kind {
 			return err
