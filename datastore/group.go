@@ -65,6 +65,13 @@ const (
 	ActionTakeOver = "cluster_failover" // nothing; nothing
 )
 
+// Reader is what a Guest is also of whose actions some change nothing. Their answers are not remembered, so that who looks
+// often writes nothing, and pushes no command out of the agent's journal.
+type Reader interface {
+	// Reads names those actions.
+	Reads() []string
+}
+
 // Upgrader is what a Guest is also whose database can be made another version with its data kept.
 type Upgrader interface {
 	// Upgrade stops the database, makes it of the desired version, and starts it. What is impossible is refused before

@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -331,7 +332,13 @@ func (a *Agent) Action(ctx context.Context, r guest.ActionRequest) (json.RawMess
 		return nil, err
 	}
 	var result json.RawMessage
-	err = a.prepared(ctx, r.Fence, &result, func(ctx context.Context) (any, error) { return action(ctx, r.Args) })
+	err = a.prepared(ctx, r.Fence, &result, func(ctx context.Context) (any, error) {
+		answer, err := action(ctx, r.Args)
+		if reader, ok := a.driver.(datastore.Reader); ok && slices.Contains(reader.Reads(), r.Name) {
+			return fleeting{answer}, err
+		}
+		return answer, err
+	})
 	return result, err
 }
 

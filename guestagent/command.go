@@ -140,6 +140,9 @@ func (a *Agent) inTurn(ctx context.Context, f guest.Fence, urgent bool, result a
 	return json.Unmarshal(answer, result)
 }
 
+// fleeting is the answer to a question, which a repetition asks anew: it is not journalled.
+type fleeting struct{ answer any }
+
 // perform does a deed that was not done before, and records its answer.
 func (a *Agent) perform(ctx context.Context, f guest.Fence, urgent bool, deed func(context.Context) (any, error)) (json.RawMessage, error) {
 	ctx, end, err := a.doing.begin(ctx, f.GroupEpoch, urgent)
@@ -155,6 +158,9 @@ func (a *Agent) perform(ctx context.Context, f guest.Fence, urgent bool, deed fu
 			return nil, why
 		}
 		return nil, err
+	}
+	if said, ok := value.(fleeting); ok {
+		return json.Marshal(said.answer)
 	}
 	return a.journal.record(f.CommandID, value)
 }

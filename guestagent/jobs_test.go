@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,6 +70,8 @@ type playedGuest struct {
 }
 
 func (g *playedGuest) Actions() map[string]datastore.Action { return g.play.actions }
+
+func (g *playedGuest) Reads() []string { return []string{"look"} }
 
 func (g *playedGuest) Configure(ctx context.Context, d datastore.Desired) (datastore.Applied, error) {
 	g.play.mu.Lock()
@@ -399,5 +402,26 @@ func TestCommandsWaitForSoLong(t *testing.T) {
 	}
 	if err := <-ended; dbaas.ErrorCode(err) != dbaas.Conflict {
 		t.Errorf("a command of before the failover gave %v", err)
+	}
+}
+
+// TestLookingIsNotJournalled: a question that is repeated is asked anew, and takes no place in the journal; a deed is done once.
+func TestLookingIsNotJournalled(t *testing.T) {
+	t.Parallel()
+	counts := map[string]*atomic.Int64{"look": {}, "do": {}}
+	p := &played{actions: map[string]datastore.Action{}}
+	for name, n := range counts {
+		p.actions[name] = func(context.Context, json.RawMessage) (any, error) { return n.Add(1), nil }
+	}
+	b := play(t, p, nil)
+	for range 2 {
+		for name := range counts {
+			if _, err := b.client.Action(b.ctx(), guest.ActionRequest{Fence: fence(name+"-1", 1, 5), Name: name}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if looks, deeds := counts["look"].Load(), counts["do"].Load(); looks != 2 || deeds != 1 {
+		t.Errorf("asked twice it looked %d times and did it %d times", looks, deeds)
 	}
 }

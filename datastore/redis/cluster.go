@@ -210,6 +210,9 @@ type member struct {
 	record *record
 }
 
+// Reads implements [datastore.Reader].
+func (g *Guest) Reads() []string { return []string{datastore.ActionPosition, actionView, actionSizes} }
+
 // clusterActions are the deeds that [Topology] asks for. Each is small and may be repeated, but for the job actionMove.
 func (g *Guest) clusterActions() map[string]datastore.Action {
 	return map[string]datastore.Action{
