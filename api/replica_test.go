@@ -210,3 +210,21 @@ func TestRefusedReplicas(t *testing.T) {
 		}
 	}
 }
+
+// Who did not answer when root got a new password is told.
+func TestReplicasThatAreBehind(t *testing.T) {
+	h := newHouse(t)
+	source := h.newInstance("main")
+	replica := h.post("/instances", fmt.Sprintf(`{"instance": {"name": "copy", "replica_of": %q}}`, source)).want(200).text("instance.id")
+	h.settle()
+	h.tx(func(tx *store.Tx) error {
+		in, err := tx.Instance(replica)
+		if err != nil {
+			return err
+		}
+		in.Applied.Behind = []string{in.PrimaryGuestID}
+		return tx.UpdateInstance(in)
+	})
+	h.worker(func(string) string { return "" })
+	h.post("/instances/"+source+"/root", "").want(200).has("failed_slaves.0", replica, "failed_slaves.1", absent)
+}

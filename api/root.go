@@ -37,7 +37,18 @@ func (s *Server) enableRoot(r *request, body *wire.RootRequest) (*answer, error)
 	return &answer{
 		status: http.StatusOK, body: shown, operations: []string{root.OperationID},
 		secrets: []secretField{{&shown.User.Password, root.PasswordSecretID}},
-	}, s.await(r, root.OperationID)
+	}, s.awaitAll(r, root.OperationID, shown)
+}
+
+// awaitAll waits for the new password, and notes the members of the set that have the old one still.
+func (s *Server) awaitAll(r *request, operationID string, shown *wire.RootUser) error {
+	err := s.await(r, operationID)
+	if err != nil {
+		return err
+	}
+	behind, err := s.Control.Behind(r.Context(), r.caller, r.param("id"))
+	shown.FailedSlaves = append(shown.FailedSlaves, behind...)
+	return err
 }
 
 func (s *Server) disableRoot(r *request) (*answer, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
@@ -81,16 +82,25 @@ func (m *Manager) ensureSecurityGroup(ctx context.Context, op *engine.Operation)
 	return op.Put(createState{aboutGuest: aboutGuest{GuestID: s.guest.ID}, SecurityGroupID: id})
 }
 
-// applyAccess makes the guest's security group as access says.
+// applyAccess makes the guest's security group as access says. The members of its group reach each other in any case.
 func (m *Manager) applyAccess(ctx context.Context, s *subject, access dbaas.Access) (string, error) {
-	ports, err := m.tcpPorts(ctx, s)
+	version, err := m.Store.Version(ctx, s.instance.DatastoreVersionID)
 	if err != nil {
 		return "", err
 	}
-	id, err := m.Cloud.EnsureSecurityGroup(ctx, cloud.SecurityGroupSpec{
-		GuestID: s.guest.ID, Name: objectName(s.guest.ID), TCPPorts: ports, AllowedCIDRs: access.AllowedCIDRs,
-	})
+	manifest, err := m.manifest(*version)
+	if err != nil {
+		return "", err
+	}
+	id, err := m.Cloud.EnsureSecurityGroup(ctx, accessSpec(s, manifest, access))
 	return id, refused(err)
+}
+
+func accessSpec(s *subject, manifest *datastore.Manifest, access dbaas.Access) cloud.SecurityGroupSpec {
+	return cloud.SecurityGroupSpec{
+		GuestID: s.guest.ID, Name: objectName(s.guest.ID), TCPPorts: manifest.TCPPorts, AllowedCIDRs: access.AllowedCIDRs,
+		PeersID: s.group.ID, PeerPorts: manifest.PeerPorts,
+	}
 }
 
 func (m *Manager) tcpPorts(ctx context.Context, s *subject) ([]int, error) {

@@ -160,7 +160,10 @@ func (m *Manager) removeInstance(ctx context.Context, op *engine.Operation) erro
 			return err
 		}
 		guests = append(s.others(), member{s.instance, s.guest})
-		return tx.DeleteInstance(op.ResourceID)
+		if err := tx.DeleteInstance(op.ResourceID); err != nil {
+			return err
+		}
+		return fitGroup(tx, s.group)
 	})
 	if dbaas.ErrorCode(err) == dbaas.NotFound {
 		return nil

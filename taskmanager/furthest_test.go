@@ -1,10 +1,22 @@
 package taskmanager
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 )
+
+// Whatever networks a tenant allows, the members of a group reach each other, also on the ports that are theirs alone.
+func TestPeersReachEachOther(t *testing.T) {
+	one := &subject{instance: &dbaas.Instance{}, guest: &dbaas.Guest{ID: "one"}, group: &dbaas.Group{ID: "group"}}
+	spec := accessSpec(one, &datastore.Manifest{TCPPorts: []int{6379}, PeerPorts: []int{16379}}, dbaas.Access{AllowedCIDRs: []string{"203.0.113.0/24"}})
+	if spec.PeersID != "group" || !slices.Equal(spec.PeerPorts, []int{16379}) || !slices.Equal(spec.TCPPorts, []int{6379}) ||
+		!slices.Equal(spec.AllowedCIDRs, []string{"203.0.113.0/24"}) {
+		t.Errorf("the security group is %+v", spec)
+	}
+}
 
 // The most of the old primary's history goes before more of another one, whose offsets mean nothing here.
 func TestWhoIsAhead(t *testing.T) {

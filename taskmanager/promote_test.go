@@ -110,6 +110,11 @@ func TestDeletedWhileMade(t *testing.T) {
 	}
 	h.requireSet(t, v.GroupID)
 	h.audit(t, created.OperationID)
+	h.delete(t, v.Replicas[0])
+	var kind string
+	if h.sql(t, "SELECT kind FROM instance_groups WHERE id = '"+v.GroupID+"'", &kind); kind != string(dbaas.GroupSingle) {
+		t.Errorf("without replicas the set is a group of the kind %s", kind)
+	}
 }
 
 // requireProgress waits until a writer has got on.

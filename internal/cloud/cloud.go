@@ -180,6 +180,10 @@ type SecurityGroupSpec struct {
 	Name         string
 	TCPPorts     []int
 	AllowedCIDRs []string // empty: only the instance's own network
+	// PeersID is shared by guests that reach each other whatever AllowedCIDRs says: on TCPPorts and on PeerPorts, which
+	// nobody else reaches. A provider with security groups has one of this name, as the remote side of those rules.
+	PeersID   string
+	PeerPorts []int
 }
 
 // Address is an address that stays while what it leads to changes.

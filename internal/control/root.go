@@ -92,3 +92,22 @@ func (s *Service) rootManifest(ctx context.Context, c Caller, id string) (*datas
 	}
 	return m, nil
 }
+
+// Behind gives the instances of a set that missed the newest password, for they did not answer; they get it when they do.
+func (s *Service) Behind(ctx context.Context, c Caller, id string) ([]string, error) {
+	v, err := s.Instance(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	set, err := s.Store.GroupViews(ctx, v.GroupID)
+	if err != nil {
+		return nil, err
+	}
+	var behind []string
+	for i := range set {
+		if a := set[i].Applied; a != nil && len(a.Behind) > 0 {
+			behind = append(behind, set[i].ID)
+		}
+	}
+	return behind, nil
+}
