@@ -60,7 +60,8 @@ type Profile struct {
 type Version struct {
 	Name   string // "7.0"
 	Binary string // the server's program, looked up on the guest: "redis-server"
-	Number string // prefix of the number that the program must report: "7.0"
+	Says   string // how its answer to --version begins, up to the number: "Redis server v="
+	Number string // prefix of the number that follows: "7.0."
 }
 
 // Type is the type of a parameter on the wire (api.md 3.12.7).

@@ -7,9 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"time"
 
 	"github.com/google/uuid"
@@ -132,17 +130,13 @@ func ensureMasterKey(path string) error {
 // installed finds a datastore version's program on this machine and gives the number that it reports of itself; "" when
 // there is none, or it is another version's.
 func installed(v datastore.Version) string {
-	path, err := exec.LookPath(v.Binary)
-	if err != nil {
-		return ""
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	output, err := exec.CommandContext(ctx, path, "--version").Output()
+	_, number, err := v.Program(ctx, host.Programs(nil, v.Binary))
 	if err != nil {
 		return ""
 	}
-	return string(regexp.MustCompile(`\b` + regexp.QuoteMeta(v.Number) + `[0-9.]*`).Find(output))
+	return number
 }
 
 // openLocalCloud opens the provider that runs servers on this machine, and the servers that should run.

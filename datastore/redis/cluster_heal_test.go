@@ -172,43 +172,46 @@ func (f *fleet) awaitSuccessor(of *node) {
 // TestClusterHeals stops moves in the middle in every way, and finds all keys afterwards.
 func TestClusterHeals(t *testing.T) {
 	t.Parallel()
-	const tags, each = 40, 4000
-	f := newFleet(t, redis70, 3, 1)
-	c := f.tenant()
-	f.fill(c, tags, each)
-	f.addShard(3, 1)
-	grown := f.wish
-	grown.Rebalance = true
-	f.leave(3)
-	small := f.wish
-	round := func(name string, wish datastore.ClusterWish, deed func(from, to *node)) {
-		t.Helper()
-		t.Log("round:", name)
-		f.wish = wish
-		deed(f.interrupt())
-		f.converge()
-		f.verify(c, tags, each)
-		if t.Failed() {
-			t.FailNow()
-		}
-	}
-	failOver := func(n *node) {
-		n.kill(t)
-		f.awaitSuccessor(n)
-		for range 3 { // what can be done without it
-			if _, err := (Datastore{}).Converge(context.Background(), f.wish, f.members()); err != nil {
-				t.Errorf("without %s: %v", n.id, err)
+	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureHealing)
+		const tags, each = 40, 4000
+		f := newFleet(t, version, 3, 1)
+		c := f.tenant()
+		f.fill(c, tags, each)
+		f.addShard(3, 1)
+		grown := f.wish
+		grown.Rebalance = true
+		f.leave(3)
+		small := f.wish
+		round := func(name string, wish datastore.ClusterWish, deed func(from, to *node)) {
+			t.Helper()
+			t.Log("round:", name)
+			f.wish = wish
+			deed(f.interrupt())
+			f.converge()
+			f.verify(c, tags, each)
+			if t.Failed() {
+				t.FailNow()
 			}
 		}
-		n.start(t)
-	}
-	restart := func(n *node) {
-		n.kill(t)
-		n.start(t)
-	}
-	round("the mover dies", grown, func(_, _ *node) {})
-	round("the giver is replaced", small, func(from, _ *node) { failOver(from) })
-	round("the receiver is replaced", grown, func(_, to *node) { failOver(to) })
-	round("the receiver restarts", small, func(_, to *node) { restart(to) })
-	round("the giver restarts", grown, func(from, _ *node) { restart(from) })
+		failOver := func(n *node) {
+			n.kill(t)
+			f.awaitSuccessor(n)
+			for range 3 { // what can be done without it
+				if _, err := (Datastore{}).Converge(context.Background(), f.wish, f.members()); err != nil {
+					t.Errorf("without %s: %v", n.id, err)
+				}
+			}
+			n.start(t)
+		}
+		restart := func(n *node) {
+			n.kill(t)
+			n.start(t)
+		}
+		round("the mover dies", grown, func(_, _ *node) {})
+		round("the giver is replaced", small, func(from, _ *node) { failOver(from) })
+		round("the receiver is replaced", grown, func(_, to *node) { failOver(to) })
+		round("the receiver restarts", small, func(_, to *node) { restart(to) })
+		round("the giver restarts", grown, func(from, _ *node) { restart(from) })
+	})
 }

@@ -229,6 +229,7 @@ func (f *fleet) leave(shard int) {
 func TestClusterGrowAndShrink(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureMoves)
 		f := newFleet(t, version, 3, 1)
 		l := startLoad(t, f.tenant(), true)
 		f.addShard(3, 1)

@@ -254,6 +254,7 @@ func (f *fleet) tenant() *redis.ClusterClient {
 func TestClusterCreate(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureCluster)
 		f := newFleet(t, version, 3, 1)
 		h := f.health()
 		if h.State != stateOK || len(h.Causes) > 0 {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os/exec"
 	"strconv"
 	"testing"
 
@@ -13,22 +12,10 @@ import (
 	"github.com/grove-dbaas/grove/datastore/datastoretest"
 )
 
-// eachVersion runs a test for each version whose program is installed.
-func eachVersion(t *testing.T, test func(t *testing.T, version string)) {
-	t.Helper()
-	for _, v := range manifest().Versions {
-		t.Run(v.Name, func(t *testing.T) {
-			if _, err := exec.LookPath(v.Binary); err != nil {
-				t.Skipf("%s is not installed", v.Binary)
-			}
-			test(t, v.Name)
-		})
-	}
-}
-
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureLife, featureSettings, featureReplicas, featurePromotion)
 		datastoretest.Run(t, datastoretest.Fixture{
 			Datastore: Datastore{}, Version: version, Connect: connectTenant,
 			Dynamic: map[string]any{"hz": 15, "maxmemory-policy": "allkeys-lru", "timeout": 300, "notify-keyspace-events": "AKE",

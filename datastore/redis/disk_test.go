@@ -43,6 +43,7 @@ func smallDisk(t *testing.T, dir string) (grow func()) {
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureDisk)
 		h := datastoretest.Machine(t)
 		grow := smallDisk(t, h.DataDir)
 		g := upOn(t, h, version)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -105,8 +104,9 @@ func TestTenantCommands(t *testing.T) {
 	}
 	clusterOff := []string{"cluster info", "cluster nodes", "cluster slots", "cluster shards", "cluster myid", "cluster keyslot k", "cluster countkeysinslot 1", "cluster getkeysinslot 1 1"}
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureAccount)
 		g := up(t, version)
-		if version == valkey80 {
+		if version != redis70 {
 			allowed = append(allowed, "waitaof 0 0 1")
 		}
 		try := func(command string) error {
@@ -140,6 +140,7 @@ func TestTenantCommands(t *testing.T) {
 func TestAccounts(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureAccount)
 		g := up(t, version)
 		b, err := os.ReadFile(g.path(aclFile))
 		if err != nil || !strings.HasPrefix(string(b), "user default reset on #"+hashPassword(datastoretest.Password)+" ") {
@@ -292,28 +293,31 @@ func TestConfigurationThatKeepsItFromStarting(t *testing.T) {
 // TestResize changes the flavor of a running database.
 func TestResize(t *testing.T) {
 	t.Parallel()
-	g := up(t, redis70)
-	maxmemory := func() string {
-		t.Helper()
-		running, err := g.admin(t).configGet(t.Context(), "maxmemory")
-		if err != nil {
-			t.Fatal(err)
+	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureResize)
+		g := up(t, version)
+		maxmemory := func() string {
+			t.Helper()
+			running, err := g.admin(t).configGet(t.Context(), "maxmemory")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return running["maxmemory"]
 		}
-		return running["maxmemory"]
-	}
-	pid := g.pid(t)
-	for _, ram := range []int{2048, 512} {
-		g.desired.FlavorRAM = ram
-		if _, err := g.Configure(t.Context(), g.desired); err != nil {
-			t.Fatal(err)
+		pid := g.pid(t)
+		for _, ram := range []int{2048, 512} {
+			g.desired.FlavorRAM = ram
+			if _, err := g.Configure(t.Context(), g.desired); err != nil {
+				t.Fatal(err)
+			}
+			if want := fmt.Sprint(sizing(datastore.Sizing{FlavorRAM: ram}).ceiling); maxmemory() != want {
+				t.Errorf("maxmemory is %s, want %s", maxmemory(), want)
+			}
 		}
-		if want := fmt.Sprint(sizing(datastore.Sizing{FlavorRAM: ram}).ceiling); maxmemory() != want {
-			t.Errorf("maxmemory is %s, want %s", maxmemory(), want)
+		if g.pid(t) != pid {
+			t.Error("the resize has restarted the server")
 		}
-	}
-	if g.pid(t) != pid {
-		t.Error("the resize has restarted the server")
-	}
+	})
 }
 
 // TestLongSocketPath: the kernel's limit on the names of sockets is not ours.
@@ -407,11 +411,12 @@ func TestOtherVersion(t *testing.T) {
 	if err := os.WriteFile(fake, []byte("#!/bin/sh\necho Redis server v=7.2.4 sha=0\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h.LookPath = func(string) (string, error) { return fake, nil }
+	installed := h.Programs
+	h.Programs = func(string) []string { return []string{fake} }
 	if err := newGuest(h).Prepare(t.Context(), datastoretest.Desired(redis70, h)); dbaas.ErrorCode(err) != dbaas.Conflict {
 		t.Errorf("prepare gave %v", err)
 	}
-	h.LookPath = exec.LookPath
+	h.Programs = installed
 	if err := newGuest(h).Prepare(t.Context(), datastoretest.Desired("6.2", h)); dbaas.ErrorCode(err) != dbaas.BadRequest {
 		t.Errorf("prepare gave %v", err)
 	}

@@ -2,6 +2,8 @@
 package redis
 
 import (
+	"strings"
+
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/host"
@@ -10,7 +12,11 @@ import (
 // The versions of the manifest.
 const (
 	redis70  = "7.0"
+	redis72  = "7.2"
+	redis74  = "7.4"
+	redis80  = "8.0"
 	valkey80 = "valkey-8.0"
+	valkey81 = "valkey-8.1"
 )
 
 // port is where tenants connect.
@@ -35,13 +41,22 @@ func (Datastore) Manifest() *datastore.Manifest { return manifest() }
 // Guest implements [datastore.Datastore].
 func (Datastore) Guest(h *host.Host) datastore.Guest { return newGuest(h) }
 
+// versions lists what we drive: Redis, and Valkey, which began as Redis 7.2.
+func versions() (list []datastore.Version) {
+	for _, name := range []string{redis70, redis72, redis74, redis80, valkey80, valkey81} {
+		v := datastore.Version{Name: name, Binary: "redis-server", Says: "Redis server v=", Number: name + "."}
+		if number, ok := strings.CutPrefix(name, "valkey-"); ok {
+			v.Binary, v.Says, v.Number = "valkey-server", "Valkey server v=", number+"."
+		}
+		list = append(list, v)
+	}
+	return list
+}
+
 func manifest() *datastore.Manifest {
 	return &datastore.Manifest{
-		Name: "redis",
-		Versions: []datastore.Version{
-			{Name: redis70, Binary: "redis-server", Number: "7.0."},
-			{Name: valkey80, Binary: "valkey-server", Number: "8.0."},
-		},
+		Name:           "redis",
+		Versions:       versions(),
 		DefaultVersion: redis70,
 		Username:       tenantUser,
 		URIScheme:      "redis",

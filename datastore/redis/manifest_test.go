@@ -102,6 +102,7 @@ func containsAny(text string, parts []string) bool {
 func TestEveryParameterIsTheServers(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureSettings)
 		g := up(t, version)
 		running, err := g.admin(t).configGet(t.Context(), "*")
 		if err != nil {
@@ -133,6 +134,7 @@ func TestEveryParameterIsTheServers(t *testing.T) {
 func TestEveryTenantParameterIsTaken(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureSettings)
 		g := up(t, version)
 		m := manifest()
 		for i := range m.Parameters {

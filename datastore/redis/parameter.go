@@ -8,6 +8,9 @@ import (
 	"github.com/grove-dbaas/grove/datastore"
 )
 
+// slowlogNames says why Valkey's newer names are not taken: two names of one value would contradict each other.
+const slowlogNames = "set slowlog-log-slower-than and slowlog-max-len"
+
 const (
 	mib  = 1 << 20
 	gib  = 1 << 30
@@ -30,6 +33,7 @@ func rows() []row {
 		integer("acllog-max-len", 0, huge, tenant(128)),
 		integer("active-defrag-cycle-max", 1, 99, tenant(25)),
 		integer("active-defrag-cycle-min", 1, 99, tenant(1)),
+		integer("active-defrag-cycle-us", 0, 100000, operator, only(valkey81)),
 		size("active-defrag-ignore-bytes", 1, huge, tenant(100*mib)),
 		integer("active-defrag-max-scan-fields", 1, huge, tenant(1000)),
 		integer("active-defrag-threshold-lower", 0, 1000, tenant(10)),
@@ -60,14 +64,16 @@ func rows() []row {
 		text("cluster-announce-client-ipv4", own, valkeyOnly),
 		text("cluster-announce-client-ipv6", own, valkeyOnly),
 		text("cluster-announce-hostname", own),
-		text("cluster-announce-human-nodename", own, valkeyOnly),
+		text("cluster-announce-human-nodename", own, since72),
 		text("cluster-announce-ip", own),
 		integer("cluster-announce-port", 0, 65535, own),
 		integer("cluster-announce-tls-port", 0, 65535, own),
 		integer("cluster-blacklist-ttl", 0, huge, operator, valkeyOnly),
+		integer("cluster-compatibility-sample-ratio", 0, 100, operator, only(redis80)),
 		text("cluster-config-file", own, restart),
 		boolean("cluster-enabled", own, restart),
 		size("cluster-link-sendbuf-limit", 0, huge, operator),
+		integer("cluster-manual-failover-timeout", 1, math.MaxInt32, operator, only(valkey81)),
 		integer("cluster-migration-barrier", 0, math.MaxInt32, operator),
 		integer("cluster-node-timeout", 2000, 60000, operator),
 		integer("cluster-port", 0, 65535, own, restart),
@@ -76,24 +82,31 @@ func rows() []row {
 		integer("cluster-replica-validity-factor", 0, math.MaxInt32, operator, alias("cluster-slave-validity-factor")),
 		boolean("cluster-require-full-coverage", tenant(true)),
 		boolean("cluster-slot-stats-enabled", tenant(false), valkeyOnly),
+		integer("commandlog-execution-slower-than", -1, huge, operator, why(slowlogNames), only(valkey81)),
+		integer("commandlog-large-reply-max-len", 0, huge, operator, only(valkey81)),
+		integer("commandlog-large-request-max-len", 0, huge, operator, only(valkey81)),
+		integer("commandlog-reply-larger-than", -1, huge, operator, only(valkey81)),
+		integer("commandlog-request-larger-than", -1, huge, operator, only(valkey81)),
+		integer("commandlog-slow-execution-max-len", 0, huge, operator, why(slowlogNames), only(valkey81)),
 		integer("databases", 1, 256, tenant(16), restart), // more cost memory even when empty
 		text("dbfilename", own),
 		text("dir", own),
 		boolean("disable-thp", operator, restart, template(true)),
 		boolean("dual-channel-replication-enabled", operator, valkeyOnly),
-		boolean("dynamic-hz", tenant(true)),
+		boolean("dynamic-hz", tenant(true), only(redis70, redis72, redis74, redis80, valkey80)),
 		enum("enable-debug-command", words("no yes local"), own, restart),
 		enum("enable-module-command", words("no yes local"), own, restart),
 		enum("enable-protected-configs", words("no yes local"), own, restart),
-		integer("events-per-io-thread", 0, math.MaxInt32, operator, valkeyOnly),
+		integer("events-per-io-thread", 0, math.MaxInt32, operator, only(valkey80)),
 		boolean("extended-redis-compatibility", tenant(false), valkeyOnly),
 		integer("hash-max-listpack-entries", 0, huge, tenant(512), alias("hash-max-ziplist-entries")),
 		size("hash-max-listpack-value", 0, huge, tenant(64), alias("hash-max-ziplist-value")),
-		boolean("hide-user-data-from-log", tenant(true), valkeyOnly),
+		boolean("hide-user-data-from-log", tenant(true), since74),
 		size("hll-sparse-max-bytes", 0, huge, tenant(3000)),
 		integer("hz", 1, 100, tenant(10)), // the server clamps silently at 500
+		boolean("import-mode", own, only(valkey81)),
 		integer("io-threads", 1, 128, operator, restart),
-		boolean("io-threads-do-reads", operator, restart),
+		boolean("io-threads-do-reads", operator, restart, only(redis70, redis72, redis74, valkey80)),
 		boolean("jemalloc-bg-thread", operator),
 		integer("latency-monitor-threshold", 0, huge, tenant(0)),
 		boolean("latency-tracking", tenant(true)),
@@ -107,14 +120,16 @@ func rows() []row {
 		integer("lfu-log-factor", 0, math.MaxInt32, tenant(10)),
 		integer("list-compress-depth", 0, math.MaxInt32, tenant(0)),
 		integer("list-max-listpack-size", math.MinInt32, math.MaxInt32, tenant(-2), alias("list-max-ziplist-size")),
-		text("locale-collate", operator, valkeyOnly),
+		text("locale-collate", operator, since72),
+		enum("log-format", words("legacy logfmt"), own, only(valkey81)),
+		enum("log-timestamp-format", words("legacy iso8601 milliseconds"), own, only(valkey81)),
 		text("logfile", own, restart),
 		enum("loglevel", words("debug verbose notice warning"), tenant("notice"), redisOnly),
 		enum("loglevel", words("debug verbose notice warning nothing"), tenant("notice"), valkeyOnly),
 		text("masterauth", own, redisOnly),
 		text("masteruser", own, redisOnly),
-		integer("max-new-connections-per-cycle", 1, 1000, operator, valkeyOnly),
-		integer("max-new-tls-connections-per-cycle", 1, 1000, operator, valkeyOnly),
+		integer("max-new-connections-per-cycle", 1, 1000, operator, since74),
+		integer("max-new-tls-connections-per-cycle", 1, 1000, operator, since74),
 		integer("maxclients", 50, maxClients, tenant(10000), check(checkMaxClients)),
 		size("maxmemory", mib, huge, tenant(nil), check(checkMaxMemory)),   // template by size: the ceiling
 		amount("maxmemory-clients", tenant(nil), check(checkClientMemory)), // template by size
@@ -136,8 +151,13 @@ func rows() []row {
 		size("proto-max-bulk-len", mib, gib, tenant(512*mib)),
 		boolean("rdb-del-sync-files", operator),
 		boolean("rdb-save-incremental-fsync", operator),
+		text("rdb-version-check", own, only(valkey81)),
 		boolean("rdbchecksum", operator, restart),
 		boolean("rdbcompression", operator),
+		text("rdma-bind", own, only(valkey81)),
+		integer("rdma-completion-vector", -1, math.MaxInt32, own, only(valkey81)),
+		integer("rdma-port", 0, 65535, own, only(valkey81)),
+		size("rdma-rx-size", 0, huge, own, only(valkey81)),
 		size("repl-backlog-size", mib, huge, operator), // template by size
 		integer("repl-backlog-ttl", 0, huge, operator),
 		boolean("repl-disable-tcp-nodelay", tenant(false)),
@@ -150,6 +170,7 @@ func rows() []row {
 		text("replica-announce-ip", own, alias("slave-announce-ip")),
 		integer("replica-announce-port", 0, 65535, own, alias("slave-announce-port")),
 		boolean("replica-announced", own),
+		size("replica-full-sync-buffer-limit", 0, huge, operator, only(redis80)),
 		boolean("replica-ignore-disk-write-errors", operator),
 		boolean("replica-ignore-maxmemory", operator, alias("slave-ignore-maxmemory")),
 		boolean("replica-lazy-flush", tenant(true), alias("slave-lazy-flush")),
@@ -161,8 +182,8 @@ func rows() []row {
 		enum("sanitize-dump-payload", words("no yes clients"), operator, template("clients")), // tenants may RESTORE
 		text("save", operator, template(""), why("the persistence mode is part of the plan")),
 		integer("set-max-intset-entries", 0, huge, tenant(512)),
-		integer("set-max-listpack-entries", 0, huge, tenant(128), valkeyOnly),
-		integer("set-max-listpack-value", 0, huge, tenant(64), valkeyOnly),
+		integer("set-max-listpack-entries", 0, huge, tenant(128), since72),
+		integer("set-max-listpack-value", 0, huge, tenant(64), since72),
 		text("shutdown-on-sigint", operator),
 		text("shutdown-on-sigterm", operator),
 		integer("shutdown-timeout", 0, math.MaxInt32, operator, template(10)),
@@ -273,8 +294,15 @@ func own(r *row) {
 
 func restart(r *row)    { r.Restart = true }
 func sealed(r *row)     { r.Secret = true }
-func valkeyOnly(r *row) { r.Versions = []string{valkey80} }
-func redisOnly(r *row)  { r.Versions = []string{redis70} }
+func valkeyOnly(r *row) { r.Versions = []string{valkey80, valkey81} }
+func redisOnly(r *row)  { r.Versions = []string{redis70, redis72, redis74, redis80} }
+
+// only is for what some versions have and no others.
+func only(versions ...string) option { return func(r *row) { r.Versions = versions } }
+
+// since72 and since74 are for what Redis has had from that version on, and Valkey.
+func since72(r *row) { r.Versions = []string{redis72, redis74, redis80, valkey80, valkey81} }
+func since74(r *row) { r.Versions = []string{redis74, redis80, valkey80, valkey81} }
 
 func template(value any) option {
 	if n, ok := value.(int); ok {

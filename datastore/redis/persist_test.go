@@ -76,6 +76,7 @@ func (g *trial) requireKeys(t *testing.T, want int64) {
 func TestPersistence(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureFiles)
 		g := up(t, version)
 		set := func(key string) {
 			t.Helper()
@@ -168,6 +169,7 @@ func TestSwitchWhileStopped(t *testing.T) {
 func TestEmptyMaster(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureFiles)
 		master, replica := pair(t, version)
 		if err := master.tenant(t).Set(t.Context(), "k", "v", 0).Err(); err != nil {
 			t.Fatal(err)

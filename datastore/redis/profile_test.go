@@ -14,32 +14,35 @@ import (
 // A profile's values reach the server, and a tenant's own stand above them.
 func TestProfilesReachTheServer(t *testing.T) {
 	t.Parallel()
-	g := up(t, redis70)
-	for _, p := range profiles() {
+	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureProfiles)
+		g := up(t, version)
+		for _, p := range profiles() {
+			d := g.desired
+			d.Profile, d.Values = p.Name, map[string]any{"maxmemory-samples": 3}
+			if _, err := g.Configure(t.Context(), d); err != nil {
+				t.Fatalf("%s: %v", p.Name, err)
+			}
+			running, err := g.admin(t).configGet(t.Context(), "*")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, value := range p.values {
+				want := asText(value)
+				if name == "maxmemory-samples" {
+					want = "3"
+				}
+				if running[name] != want {
+					t.Errorf("%s: %s is %s, want %s", p.Name, name, running[name], want)
+				}
+			}
+		}
 		d := g.desired
-		d.Profile, d.Values = p.Name, map[string]any{"maxmemory-samples": 3}
-		if _, err := g.Configure(t.Context(), d); err != nil {
-			t.Fatalf("%s: %v", p.Name, err)
+		d.Profile = "cash"
+		if _, err := g.Configure(t.Context(), d); dbaas.ErrorCode(err) != dbaas.BadRequest {
+			t.Errorf("a profile that does not exist: %v", err)
 		}
-		running, err := g.admin(t).configGet(t.Context(), "*")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for name, value := range p.values {
-			want := asText(value)
-			if name == "maxmemory-samples" {
-				want = "3"
-			}
-			if running[name] != want {
-				t.Errorf("%s: %s is %s, want %s", p.Name, name, running[name], want)
-			}
-		}
-	}
-	d := g.desired
-	d.Profile = "cash"
-	if _, err := g.Configure(t.Context(), d); dbaas.ErrorCode(err) != dbaas.BadRequest {
-		t.Errorf("a profile that does not exist: %v", err)
-	}
+	})
 }
 
 // Every value of a profile is one that a tenant could have set, on each version that knows it.
@@ -70,29 +73,32 @@ func TestCeilingWithoutCopies(t *testing.T) {
 // What somebody changes past Grove is shown, and no longer once it is mended.
 func TestDriftIsShown(t *testing.T) {
 	t.Parallel()
-	g := up(t, redis70)
-	shown := func() []dbaas.Drift {
-		g.forgetDrift() // else the look of half a minute ago is good enough
-		v := dbaas.InstanceView{Guests: []dbaas.Guest{{Observed: dbaas.JSON(g.Status(t.Context()).Observed)}}}
-		return slices.DeleteFunc(v.Drift(), func(d dbaas.Drift) bool { return d.Setting[0] == '/' })
-	}
-	if d := shown(); len(d) > 0 {
-		t.Fatalf("a new database has drifted: %+v", d)
-	}
-	if err := g.admin(t).configSet(t.Context(), settings{"maxmemory-policy": "allkeys-random"}); err != nil {
-		t.Fatal(err)
-	}
-	if d := shown(); len(d) != 1 || d[0].Setting != "maxmemory-policy" || d[0].Value != "allkeys-random" || d[0].Expected != "noeviction" {
-		t.Errorf("shown is %+v", d)
-	}
-	if _, err := g.Configure(t.Context(), g.desired); err != nil {
-		t.Fatal(err)
-	}
-	testbed.Eventually(t, 20*time.Second, func() error {
-		if d := shown(); len(d) > 0 {
-			return dbaas.Errorf(dbaas.Internal, "still %+v", d)
+	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureDrift)
+		g := up(t, version)
+		shown := func() []dbaas.Drift {
+			g.forgetDrift() // else the look of half a minute ago is good enough
+			v := dbaas.InstanceView{Guests: []dbaas.Guest{{Observed: dbaas.JSON(g.Status(t.Context()).Observed)}}}
+			return slices.DeleteFunc(v.Drift(), func(d dbaas.Drift) bool { return d.Setting[0] == '/' })
 		}
-		return nil
+		if d := shown(); len(d) > 0 {
+			t.Fatalf("a new database has drifted: %+v", d)
+		}
+		if err := g.admin(t).configSet(t.Context(), settings{"maxmemory-policy": "allkeys-random"}); err != nil {
+			t.Fatal(err)
+		}
+		if d := shown(); len(d) != 1 || d[0].Setting != "maxmemory-policy" || d[0].Value != "allkeys-random" || d[0].Expected != "noeviction" {
+			t.Errorf("shown is %+v", d)
+		}
+		if _, err := g.Configure(t.Context(), g.desired); err != nil {
+			t.Fatal(err)
+		}
+		testbed.Eventually(t, 20*time.Second, func() error {
+			if d := shown(); len(d) > 0 {
+				return dbaas.Errorf(dbaas.Internal, "still %+v", d)
+			}
+			return nil
+		})
+		datastoretest.Await(t, g, dbaas.GuestHealthy)
 	})
-	datastoretest.Await(t, g, dbaas.GuestHealthy)
 }

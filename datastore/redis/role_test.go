@@ -124,6 +124,7 @@ func TestFirstCopy(t *testing.T) {
 func TestReplicationSecret(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureReplicas)
 		master, replica := pair(t, version)
 		other := replica.endpoint()
 		const next = "another-replication-secret-0123456789"
@@ -225,6 +226,7 @@ func TestProbe(t *testing.T) {
 func TestHandoverThatFails(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featurePromotion)
 		master, replica := pair(t, version)
 		signal(t, replica.pid(t), stopSignal)
 		if err := master.tenant(t).Set(t.Context(), "k", "v", 0).Err(); err != nil {
@@ -276,6 +278,7 @@ func TestCrashWhileHandingOver(t *testing.T) {
 func TestDivergedMaster(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureFailover)
 		list := group(t, version, 2)
 		old, promoted, other := list[0], list[1], list[2]
 		if err := old.tenant(t).Set(t.Context(), "common", "1", 0).Err(); err != nil {
@@ -323,72 +326,79 @@ func TestDivergedMaster(t *testing.T) {
 // TestPartialResync: replicas that are pointed to the promoted one of them do not copy everything again.
 func TestPartialResync(t *testing.T) {
 	t.Parallel()
-	list := group(t, redis70, 2)
-	promoted, other := list[1], list[2]
-	if err := list[0].tenant(t).Set(t.Context(), "k", "v", 0).Err(); err != nil {
-		t.Fatal(err)
-	}
-	promoted.awaitKeys(t, 1)
-	other.awaitKeys(t, 1)
-	if err := list[0].host.Units.Kill(t.Context(), unit); err != nil {
-		t.Fatal(err)
-	}
-	promoted.desired.Master = nil
-	promoted.configure(t)
-	other.desired.Master = promoted.endpoint()
-	other.configure(t)
-	datastoretest.AwaitInStep(t, other)
-	if i, err := promoted.admin(t).info(t.Context()); err != nil || i["sync_full"] != "0" || i["sync_partial_ok"] != "1" {
-		t.Errorf("%s full and %s partial syncs, %v", i["sync_full"], i["sync_partial_ok"], err)
-	}
+	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureFailover)
+		list := group(t, version, 2)
+		promoted, other := list[1], list[2]
+		if err := list[0].tenant(t).Set(t.Context(), "k", "v", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		promoted.awaitKeys(t, 1)
+		other.awaitKeys(t, 1)
+		if err := list[0].host.Units.Kill(t.Context(), unit); err != nil {
+			t.Fatal(err)
+		}
+		promoted.desired.Master = nil
+		promoted.configure(t)
+		other.desired.Master = promoted.endpoint()
+		other.configure(t)
+		datastoretest.AwaitInStep(t, other)
+		if i, err := promoted.admin(t).info(t.Context()); err != nil || i["sync_full"] != "0" || i["sync_partial_ok"] != "1" {
+			t.Errorf("%s full and %s partial syncs, %v", i["sync_full"], i["sync_partial_ok"], err)
+		}
+	})
 }
 
 // TestBoundedDurability: writes need a replica from when there first was one, also those of a promoted one.
 func TestBoundedDurability(t *testing.T) {
 	t.Parallel()
-	master, replica := pair(t, redis70)
-	bounded := &dbaas.HighAvailability{Durability: dbaas.DurabilityBounded, WhenDegraded: dbaas.DegradedRefuse}
-	for _, g := range []*trial{master, replica} {
-		g.desired.Durability = bounded
-		g.configure(t)
-		datastoretest.Await(t, g, dbaas.GuestHealthy)
-	}
-	set := func(g *trial) error { return g.tenant(t).Set(t.Context(), "k", "v", 0).Err() }
-	testbed.Eventually(t, time.Minute, func() error { return set(master) })
-	if s := master.Status(t.Context()); strings.Contains(string(s.Observed), "drift") && strings.Contains(string(s.Observed), "min-replicas") {
-		t.Errorf("what is wanted counts as drift: %s", s.Observed)
-	}
-	signal(t, replica.pid(t), stopSignal)
-	testbed.Eventually(t, time.Minute, func() error {
-		if err := set(master); !hasPrefix(err, "NOREPLICAS") {
-			return fmt.Errorf("a write with the replica stalled gave %v", err)
+	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureDurability)
+		master, replica := pair(t, version)
+		bounded := &dbaas.HighAvailability{Durability: dbaas.DurabilityBounded, WhenDegraded: dbaas.DegradedRefuse}
+		for _, g := range []*trial{master, replica} {
+			g.desired.Durability = bounded
+			g.configure(t)
+			datastoretest.Await(t, g, dbaas.GuestHealthy)
 		}
-		return nil
+		set := func(g *trial) error { return g.tenant(t).Set(t.Context(), "k", "v", 0).Err() }
+		testbed.Eventually(t, time.Minute, func() error { return set(master) })
+		if s := master.Status(t.Context()); strings.Contains(string(s.Observed), "drift") && strings.Contains(string(s.Observed), "min-replicas") {
+			t.Errorf("what is wanted counts as drift: %s", s.Observed)
+		}
+		signal(t, replica.pid(t), stopSignal)
+		testbed.Eventually(t, time.Minute, func() error {
+			if err := set(master); !hasPrefix(err, "NOREPLICAS") {
+				return fmt.Errorf("a write with the replica stalled gave %v", err)
+			}
+			return nil
+		})
+		signal(t, replica.pid(t), continueSignal)
+		testbed.Eventually(t, time.Minute, func() error { return set(master) })
+		master.restart(t)
+		datastoretest.AwaitInStep(t, replica)
+		testbed.Eventually(t, time.Minute, func() error { return set(master) })
+		if err := master.host.Units.Kill(t.Context(), unit); err != nil {
+			t.Fatal(err)
+		}
+		replica.desired.Master = nil
+		replica.configure(t)
+		if err := set(replica); !hasPrefix(err, "NOREPLICAS") {
+			t.Errorf("a promoted one without a replica takes a write: %v", err)
+		}
+		replica.desired.Durability = &dbaas.HighAvailability{Durability: dbaas.DurabilityBounded, WhenDegraded: dbaas.DegradedAccept}
+		replica.configure(t)
+		if err := set(replica); err != nil {
+			t.Errorf("one that is to accept writes while degraded: %v", err)
+		}
 	})
-	signal(t, replica.pid(t), continueSignal)
-	testbed.Eventually(t, time.Minute, func() error { return set(master) })
-	master.restart(t)
-	datastoretest.AwaitInStep(t, replica)
-	testbed.Eventually(t, time.Minute, func() error { return set(master) })
-	if err := master.host.Units.Kill(t.Context(), unit); err != nil {
-		t.Fatal(err)
-	}
-	replica.desired.Master = nil
-	replica.configure(t)
-	if err := set(replica); !hasPrefix(err, "NOREPLICAS") {
-		t.Errorf("a promoted one without a replica takes a write: %v", err)
-	}
-	replica.desired.Durability = &dbaas.HighAvailability{Durability: dbaas.DurabilityBounded, WhenDegraded: dbaas.DegradedAccept}
-	replica.configure(t)
-	if err := set(replica); err != nil {
-		t.Errorf("one that is to accept writes while degraded: %v", err)
-	}
 }
 
 // TestUsers: a tenant's accounts touch their keys and no others, live and after a restart.
 func TestUsers(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureUsers)
 		g := up(t, version)
 		const password = "the-password-of-a-further-user-0123"
 		tell := func(users ...datastore.UserAccount) error {

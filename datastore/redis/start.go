@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
-	"regexp"
 	"strings"
 	"time"
 
@@ -101,28 +99,14 @@ func unitMemory(d datastore.Desired) int64 {
 	return sizing(sizingOf(d)).unit
 }
 
-var versionPattern = regexp.MustCompile(`\bv=(\S+)`)
-
-// program finds the version's program and makes sure that it is of that version: data that a newer one has touched are
-// lost to the older.
+// program finds the version's program.
 func (g *Guest) program(ctx context.Context, version string) (string, error) {
 	v, ok := manifest().Version(version)
 	if !ok {
 		return "", dbaas.Errorf(dbaas.BadRequest, "This agent does not know the version %q of Redis.", version)
 	}
-	path, err := g.host.LookPath(v.Binary)
-	if err != nil {
-		return "", dbaas.WrapError(err, dbaas.NotFound, "The program %s is not installed on the server.", v.Binary)
-	}
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
-	if err != nil {
-		return "", fmt.Errorf("ask %s for its version: %w", path, err)
-	}
-	found := versionPattern.FindStringSubmatch(string(out))
-	if found == nil || !strings.HasPrefix(found[1], v.Number) {
-		return "", dbaas.Errorf(dbaas.Conflict, "The program %s on the server is not of version %s: it says %q.", v.Binary, v.Number, strings.TrimSpace(string(out)))
-	}
-	return path, nil
+	path, _, err := v.Program(ctx, g.host.Programs(v.Binary))
+	return path, err
 }
 
 // awaitAnswer waits until the server speaks with us.

@@ -21,6 +21,7 @@ import (
 func TestSnapshotAlone(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureLife)
 		g := up(t, version)
 		if err := g.tenant(t).Set(t.Context(), "kept", "yes", 0).Err(); err != nil {
 			t.Fatal(err)
@@ -135,6 +136,7 @@ func TestLostFiles(t *testing.T) {
 func TestTruncatedTail(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureLife)
 		g := up(t, version)
 		for _, key := range []string{"a", "b", "c"} {
 			if err := g.tenant(t).Set(t.Context(), key, strings.Repeat(key, 100), 0).Err(); err != nil {

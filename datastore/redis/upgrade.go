@@ -18,8 +18,14 @@ import (
 var _ datastore.Upgrader = (*Guest)(nil)
 
 // upgrades tells to which versions data can be brought. There is no way back: a server reads no files of a newer format.
+// From 7.4 on Redis writes one that Valkey does not read.
 func upgrades() map[string][]string {
-	return map[string][]string{redis70: {valkey80}}
+	return map[string][]string{
+		redis70:  {redis72, redis74, redis80, valkey80, valkey81},
+		redis72:  {redis74, redis80, valkey80, valkey81},
+		redis74:  {redis80},
+		valkey80: {valkey81},
+	}
 }
 
 // Upgrade implements [datastore.Upgrader]. Until the new version has loaded the data, the files are kept as the old one

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -12,13 +11,6 @@ import (
 	"github.com/grove-dbaas/grove/datastore/datastoretest"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 )
-
-func requireValkey(t *testing.T) {
-	t.Helper()
-	if _, err := exec.LookPath("valkey-server"); err != nil {
-		t.Skip("valkey-server is not installed")
-	}
-}
 
 func (g *trial) fill(t *testing.T, keys int) {
 	t.Helper()
@@ -38,8 +30,12 @@ func (g *trial) requireVersion(t *testing.T, version string, keys int64) {
 		t.Errorf("the record says %s, %v; %v", r.Desired.Version, r.Before, err)
 	}
 	i, err := g.admin(t).info(t.Context())
-	if err != nil || (i["valkey_version"] != "") != (version == valkey80) {
-		t.Errorf("the server is %s %s, %v", i["server_name"], i["redis_version"], err)
+	number := i["redis_version"]
+	if i["valkey_version"] != "" {
+		number = i["valkey_version"]
+	}
+	if err != nil || number != numbers()[version] {
+		t.Errorf("the server is %s %s, %v", i["server_name"], number, err)
 	}
 	if _, err := os.Stat(filepath.Join(g.data, keptDir)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the old version's files are kept still: %v", err)
@@ -49,39 +45,53 @@ func (g *trial) requireVersion(t *testing.T, version string, keys int64) {
 // TestUpgrade keeps the data, however they are kept, and does nothing the second time.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
-	requireValkey(t)
-	for _, p := range []dbaas.Persistence{dbaas.PersistenceAOF, dbaas.PersistenceRDB} {
-		t.Run(string(p), func(t *testing.T) {
-			g := up(t, redis70)
-			g.desired.Persistence, g.desired.Secrets = p, nil
-			g.configure(t)
-			g.awaitKept(t)
-			g.fill(t, 10)
-			g.desired.Version = valkey80
-			g.desired.Values = map[string]any{"hz": 15}
-			if err := g.Upgrade(t.Context(), g.desired); err != nil {
-				t.Fatal(err)
+	for _, from := range versions() {
+		for _, to := range upgrades()[from.Name] {
+			if (from.Name != redis70 || to != valkey80) && (numbers()[from.Name] == "" || numbers()[to] == "") {
+				continue // make test installs no such versions
 			}
-			g.requireVersion(t, valkey80, 10)
-			pid := g.pid(t)
-			if err := g.Upgrade(t.Context(), g.desired); err != nil || g.pid(t) != pid {
-				t.Errorf("the same upgrade again: %v, process %d and before %d", err, g.pid(t), pid)
+			for _, p := range []dbaas.Persistence{dbaas.PersistenceAOF, dbaas.PersistenceRDB} {
+				t.Run(fmt.Sprint(from.Name, " to ", to, " ", p), func(t *testing.T) {
+					requireVersions(t, from.Name, to)
+					testUpgrade(t, p, from.Name, to)
+					if !t.Failed() {
+						note(featureUpgrade, to, from.Name)
+					}
+				})
 			}
-			g.crash(t)
-			g.requireVersion(t, valkey80, 10)
-			g.desired.Version = redis70
-			if err := g.Upgrade(t.Context(), g.desired); dbaas.ErrorCode(err) != dbaas.BadRequest || g.pid(t) == 0 {
-				t.Errorf("back to the old version: %v", err)
-			}
-			g.requireVersion(t, valkey80, 10)
-		})
+		}
 	}
+}
+
+func testUpgrade(t *testing.T, p dbaas.Persistence, from, to string) {
+	g := up(t, from)
+	g.desired.Persistence, g.desired.Secrets = p, nil
+	g.configure(t)
+	g.awaitKept(t)
+	g.fill(t, 10)
+	g.desired.Version = to
+	g.desired.Values = map[string]any{"hz": 15}
+	if err := g.Upgrade(t.Context(), g.desired); err != nil {
+		t.Fatal(err)
+	}
+	g.requireVersion(t, to, 10)
+	pid := g.pid(t)
+	if err := g.Upgrade(t.Context(), g.desired); err != nil || g.pid(t) != pid {
+		t.Errorf("the same upgrade again: %v, process %d and before %d", err, g.pid(t), pid)
+	}
+	g.crash(t)
+	g.requireVersion(t, to, 10)
+	g.desired.Version = from
+	if err := g.Upgrade(t.Context(), g.desired); dbaas.ErrorCode(err) != dbaas.BadRequest || g.pid(t) == 0 {
+		t.Errorf("back to the old version: %v", err)
+	}
+	g.requireVersion(t, to, 10)
 }
 
 // TestUpgradeOfPair: the replica first, then a handover, then the old master.
 func TestUpgradeOfPair(t *testing.T) {
 	t.Parallel()
-	requireValkey(t)
+	requireVersions(t, redis70, valkey80)
 	master, replica := pair(t, redis70)
 	master.fill(t, 10)
 	replica.awaitKeys(t, 10)
@@ -125,11 +135,12 @@ func TestUpgradeThatFails(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(bin, "valkey-server"), []byte(text), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			g.host.LookPath = func(name string) (string, error) {
+			installed := g.host.Programs
+			g.host.Programs = func(name string) []string {
 				if name == "valkey-server" {
-					return filepath.Join(bin, name), nil
+					return []string{filepath.Join(bin, name)}
 				}
-				return exec.LookPath(name)
+				return installed(name)
 			}
 			pid := g.pid(t)
 			d := g.desired
@@ -154,7 +165,7 @@ func TestUpgradeThatFails(t *testing.T) {
 // TestUpgradeCutOff goes on where an agent ended in the middle.
 func TestUpgradeCutOff(t *testing.T) {
 	t.Parallel()
-	requireValkey(t)
+	requireVersions(t, redis70, valkey80)
 	g := up(t, redis70)
 	g.fill(t, 10)
 	r, err := g.require()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 )
 
 // Host is where one guest's database lives. On a real server the directories are the system's; on the local cloud they
@@ -29,8 +30,8 @@ type Host struct {
 	Volume Volume
 	// Dedicated: the machine is this guest's alone, so that its kernel's settings are the agent's to make.
 	Dedicated bool
-	// LookPath finds the program of a datastore version.
-	LookPath func(binary string) (string, error)
+	// Programs finds the programs of a name, in the order in which they are looked for: versions stand beside each other.
+	Programs func(name string) []string
 }
 
 // Spec is a host as data: what the provider of a machine tells an agent that is a process of its own.
@@ -80,7 +81,7 @@ func (s Spec) Open(log *slog.Logger) (*Host, error) {
 		return nil, err
 	}
 	units.netns = s.NetNS
-	return &Host{Dir: s.Dir, DataDir: s.DataDir, Address: s.Address, NetNS: s.NetNS, Units: units, Volume: s.Volume(), LookPath: s.lookPath, Dedicated: s.Dedicated}, nil
+	return &Host{Dir: s.Dir, DataDir: s.DataDir, Address: s.Address, NetNS: s.NetNS, Units: units, Volume: s.Volume(), Programs: func(name string) []string { return Programs(s.Path, name) }, Dedicated: s.Dedicated}, nil
 }
 
 // Volume is the spec's data volume.
@@ -91,13 +92,14 @@ func (s Spec) Volume() Volume {
 	return &DirVolume{Dir: s.DataDir, SizeFile: s.SizeFile}
 }
 
-func (s Spec) lookPath(binary string) (string, error) {
-	for _, dir := range s.Path {
-		if path, err := exec.LookPath(filepath.Join(dir, binary)); err == nil {
-			return path, nil
+// Programs lists the programs of a name in the directories, and in those of $PATH.
+func Programs(dirs []string, name string) (list []string) {
+	for _, dir := range append(slices.Clone(dirs), filepath.SplitList(os.Getenv("PATH"))...) {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil && !slices.Contains(list, path) {
+			list = append(list, path)
 		}
 	}
-	return exec.LookPath(binary)
+	return list
 }
 
 // UnitSpec is a long-running process.
