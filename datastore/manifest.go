@@ -27,6 +27,9 @@ type Manifest struct {
 	Parameters []Parameter
 	// Defaults gives the template's values for an instance of this size, as the API shows them.
 	Defaults func(version string, s Sizing) map[string]any
+	// RequireFit refuses a size that the data of a database would not fit into, by the numbers that it told last; nil: any
+	// size will do.
+	RequireFit func(version string, values map[string]any, s Sizing, metrics map[string]float64) error
 	// Capabilities that only some have; what is absent answers 501.
 	Capabilities Capabilities
 }

@@ -68,6 +68,7 @@ func manifest() *datastore.Manifest {
 		Root:           "-",
 		Parameters:     parameters(),
 		Defaults:       defaults,
+		RequireFit:     requireFit,
 		Capabilities: datastore.Capabilities{
 			Root: true, Replication: true, Users: true, TLS: true, Profiles: offeredProfiles(),
 			Upgrades:    upgrades(),

@@ -2,6 +2,8 @@ package redis
 
 import (
 	"fmt"
+	"maps"
+	"strings"
 
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/dbaas"
@@ -54,4 +56,19 @@ func (m memory) apply(values map[string]any) {
 		m.oneClient, m.oneClient/4,
 		max(256*mib, m.ceiling/8), max(256*mib, m.ceiling/8)/2,
 		min(32*mib, m.oneClient), min(8*mib, m.oneClient/4))
+}
+
+// requireFit refuses a size below what the data take: the server would evict what goes beyond it, refuse writes, or not
+// even load them. A tenant who has said that any key may be evicted gets what was asked for.
+func requireFit(version string, values map[string]any, s datastore.Sizing, metrics map[string]float64) error {
+	wanted := defaults(version, s)
+	maps.Copy(wanted, values)
+	if policy, _ := wanted["maxmemory-policy"].(string); strings.HasPrefix(policy, "allkeys-") {
+		return nil
+	}
+	limit, _ := datastore.ParseBytes(fmt.Sprint(wanted["maxmemory"]))
+	if used := int64(metrics["used_memory"]); used > limit {
+		return dbaas.Errorf(dbaas.Unprocessable, "The data take %d MB; on that flavor they may take %d MB. Delete some of them, or choose a larger flavor.", used/mib+1, limit/mib)
+	}
+	return nil
 }

@@ -122,6 +122,7 @@ func (l *listener) hears(t *testing.T) {
 func TestTLSModes(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureTLS)
 		a, g := newAuthority(t), up(t, version)
 		ca := a.Certificate()
 		plain := listen(t, g.tenant(t), g.admin(t).Client)
@@ -262,6 +263,7 @@ func TestTLSKeyIsClosed(t *testing.T) {
 func TestTLSReplication(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureTLS)
 		a, list := newAuthority(t), group(t, version, 2)
 		ca := a.Certificate()
 		master, replica := list[0], list[1]
@@ -332,31 +334,34 @@ func TestTLSReplication(t *testing.T) {
 // TestTLSCluster forms a cluster that speaks nothing but TLS, and moves slots while it is written to.
 func TestTLSCluster(t *testing.T) {
 	t.Parallel()
-	a := newAuthority(t)
-	f := &fleet{t: t, version: redis70, wish: datastore.ClusterWish{ClusterID: "c"}, authority: a}
-	f.addShard(0, 1)
-	f.addShard(1, 0)
-	f.addShard(2, 0)
-	f.converge()
-	l := startLoad(t, f.tenant(), true)
-	f.addShard(3, 0)
-	f.wish.Rebalance = true
-	f.converge()
-	l.stop(f)
-	for _, n := range f.nodes {
-		n.requireReached(t, a.Certificate(), false, true)
-		conn, err := tls.Dial("tcp", net.JoinHostPort(n.host.Address, strconv.Itoa(busPort)), trusting(a.Certificate()))
-		if err != nil {
-			t.Fatalf("the bus speaks no TLS: %v", err)
+	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureTLSCluster)
+		a := newAuthority(t)
+		f := &fleet{t: t, version: version, wish: datastore.ClusterWish{ClusterID: "c"}, authority: a}
+		f.addShard(0, 1)
+		f.addShard(1, 0)
+		f.addShard(2, 0)
+		f.converge()
+		l := startLoad(t, f.tenant(), true)
+		f.addShard(3, 0)
+		f.wish.Rebalance = true
+		f.converge()
+		l.stop(f)
+		for _, n := range f.nodes {
+			n.requireReached(t, a.Certificate(), false, true)
+			conn, err := tls.Dial("tcp", net.JoinHostPort(n.host.Address, strconv.Itoa(busPort)), trusting(a.Certificate()))
+			if err != nil {
+				t.Fatalf("the bus speaks no TLS: %v", err)
+			}
+			_ = conn.Close()
 		}
-		_ = conn.Close()
-	}
-	for _, n := range f.nodes {
-		n.speak(t, a, dbaas.TLSOn) // new certificates are no reason to leave
-		n.trial.restart(t)
-	}
-	f.converge()
-	if h := f.health(); h.State != stateOK {
-		t.Errorf("the cluster is %+v", h)
-	}
+		for _, n := range f.nodes {
+			n.speak(t, a, dbaas.TLSOn) // new certificates are no reason to leave
+			n.trial.restart(t)
+		}
+		f.converge()
+		if h := f.health(); h.State != stateOK {
+			t.Errorf("the cluster is %+v", h)
+		}
+	})
 }

@@ -36,17 +36,18 @@ const (
 	featurePromotion  = "planned promotion without a lost write"
 	featureFailover   = "failover: a replica takes over, the old master follows"
 	featureDurability = "bounded durability"
-	featureTLS        = "TLS"
+	featureTLS        = "TLS: modes changed while clients stay, replication"
 	featureCluster    = "cluster: create, users' passwords, restart"
 	featureMoves      = "cluster: grow and shrink while it is written to"
 	featureHealing    = "cluster: moves that were cut off are healed"
+	featureTLSCluster = "cluster: TLS alone, bus included"
 	featureUpgrade    = "upgrade, data kept, from"
 )
 
 func features() []string {
 	return []string{featureLife, featureSettings, featureAccount, featureUsers, featureFiles, featureDisk, featureResize, featureProfiles,
 		featureDrift, featureReplicas, featurePromotion, featureFailover, featureDurability, featureTLS, featureCluster, featureMoves,
-		featureHealing, featureUpgrade}
+		featureHealing, featureTLSCluster, featureUpgrade}
 }
 
 // numbers gives the installed versions and the numbers that their programs report.

@@ -34,6 +34,15 @@ func (s *Service) ResizeClusterFlavor(ctx context.Context, c Caller, id, flavorI
 	if err != nil {
 		return "", err
 	}
+	view, err := s.Cluster(ctx, c, id)
+	if err != nil {
+		return "", err
+	}
+	for i := range view.Members {
+		if err := s.requireDataFit(ctx, c, &view.Members[i], flavorID); err != nil {
+			return "", err
+		}
+	}
 	return s.resizeCluster(ctx, c, id, dbaas.QuotaRAM, func(in *dbaas.Instance) (bool, error) {
 		if _, ok := catalog.Flavor(flavorID); !ok {
 			return false, unknownFlavor(catalog, flavorID)

@@ -2,9 +2,11 @@ package control_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
@@ -138,6 +140,39 @@ func TestQuotaOfWhatGrows(t *testing.T) {
 	if v := h.view(id); v.VolumeSize != 2 || v.FlavorID != "2" || v.Task != dbaas.TaskNone {
 		t.Errorf("the instance is %+v", v.Instance)
 	}
+}
+
+// TestFlavorTooSmallForTheData: data that would not fit are not moved to where they would be evicted.
+func TestFlavorTooSmallForTheData(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "")
+	id := h.active()
+	op, err := h.ResizeFlavor(h.ctx(), tenant, id, "2")
+	must(t, err)
+	h.finish(op)
+	tell := func(sequence int64, used int64) {
+		t.Helper()
+		must(t, h.store.RecordHeartbeats(t.Context(), []dbaas.Heartbeat{{
+			GuestID: h.view(id).Guests[0].ID, BootID: "b", Sequence: sequence, SeenAt: dbaas.At(time.Now()), Metrics: fmt.Sprintf(`{"used_memory": %d}`, used),
+		}}))
+	}
+	tell(1, 400<<20)
+	_, err = h.ResizeFlavor(h.ctx(), tenant, id, "1")
+	refused(t, err, dbaas.Unprocessable, "The data take 401 MB", "choose a larger flavor")
+	if v := h.view(id); v.FlavorID != "2" || v.Task != dbaas.TaskNone {
+		t.Errorf("the instance is %+v", v.Instance)
+	}
+	h.edit(id, func(in *dbaas.Instance) { in.Profile = "cache" }) // whose keys may be evicted
+	op, err = h.ResizeFlavor(h.ctx(), tenant, id, "1")
+	must(t, err)
+	h.finish(op)
+	h.edit(id, func(in *dbaas.Instance) { in.Profile = "" })
+	op, err = h.ResizeFlavor(h.ctx(), tenant, id, "2")
+	must(t, err)
+	h.finish(op)
+	tell(2, 100<<20)
+	_, err = h.ResizeFlavor(h.ctx(), tenant, id, "1")
+	must(t, err)
 }
 
 // TestOneOfManyChanges: of conflicting changes at once exactly one is accepted; the others name it (R8).

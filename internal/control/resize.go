@@ -2,6 +2,8 @@ package control
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/store"
@@ -57,6 +59,13 @@ func (s *Service) ResizeFlavor(ctx context.Context, c Caller, id, flavorID strin
 	if err != nil {
 		return "", err
 	}
+	view, err := s.Instance(ctx, c, id)
+	if err != nil {
+		return "", err
+	}
+	if err := s.requireDataFit(ctx, c, view, flavorID); err != nil {
+		return "", err
+	}
 	return s.beginChange(ctx, c, id, dbaas.TaskResizing, func(tx *store.Tx, in *dbaas.Instance) (change, error) {
 		flavor, ok := catalog.Flavor(flavorID)
 		if !ok {
@@ -75,6 +84,39 @@ func (s *Service) ResizeFlavor(ctx context.Context, c Caller, id, flavorID strin
 		}
 		return s.resized(tx, in, "resize_flavor", before, more...)
 	})
+}
+
+// requireDataFit refuses a flavor with less memory than the data of an instance take.
+func (s *Service) requireDataFit(ctx context.Context, c Caller, v *dbaas.InstanceView, flavorID string) error {
+	m, err := s.manifest(&v.Version)
+	if err != nil || m.RequireFit == nil || len(v.Guests) == 0 {
+		return err
+	}
+	before, err := s.sizing(ctx, &v.Instance)
+	if err != nil {
+		return err
+	}
+	small := v.Instance
+	small.FlavorID = flavorID
+	after, err := s.sizing(ctx, &small)
+	if err != nil || after.FlavorRAM == 0 || after.FlavorRAM >= before.FlavorRAM {
+		return err
+	}
+	values := map[string]any{}
+	if v.ConfigurationID != "" {
+		group, err := s.Configuration(ctx, c, v.ConfigurationID)
+		if err != nil {
+			return err
+		}
+		values = group.Values
+	}
+	metrics := map[string]float64{}
+	if told := v.Heartbeats[v.Guests[0].ID].Metrics; told != "" {
+		if err := json.Unmarshal([]byte(told), &metrics); err != nil {
+			return fmt.Errorf("read what the database told of itself: %w", err)
+		}
+	}
+	return m.RequireFit(v.Version.Name, values, after, metrics)
 }
 
 // resized writes the wish and checks the quota of what it takes more of.
