@@ -200,18 +200,30 @@ func table(old string) string {
 	})
 	for _, f := range features() {
 		row(f, func(version string) string {
-			how := shown.cells[f][version]
-			switch before := was[f][version]; {
-			case len(how) > 0:
-				slices.Sort(how)
-				return strings.Join(how, ", ")
-			case numbers()[version] == "" && before != "":
-				return before
+			how := slices.Clone(shown.cells[f][version])
+			for before := range strings.SplitSeq(was[f][version], ", ") {
+				if kept(version, before) && !slices.Contains(how, before) {
+					how = append(how, before)
+				}
 			}
-			return untested
+			if len(how) == 0 {
+				return untested
+			}
+			slices.Sort(how)
+			return strings.Join(how, ", ")
 		})
 	}
 	return b.String()
+}
+
+// kept tells whether what was shown before stands, for this run could not show it: the version is not there, or the one to
+// upgrade from.
+func kept(version, how string) bool {
+	if how == "" || how == untested {
+		return false
+	}
+	_, from := manifest().Version(how)
+	return numbers()[version] == "" || from && numbers()[how] == ""
 }
 
 // cellsOf reads a table: by the rows' names, then the columns'.
