@@ -53,7 +53,7 @@ simulate: go ## play random histories of the engine (SEEDS=100000), or show one 
 
 .PHONY: crash
 crash: go ## the whole crash suite: every workflow killed at every point, on both databases (hours)
-	@GROVE_CRASH=full deploy/dev/test.sh -timeout 6h -run AtEveryStep ./taskmanager
+	@GROVE_CRASH=full deploy/dev/test.sh -timeout 6h -run "AtEveryStep|TestClusterHeals|TestTLSCluster" ./taskmanager ./datastore/redis
 
 .PHONY: soak
 soak: go ## a hot standby on a starved machine for an hour (SOAK=1h), and every outage of what it needs

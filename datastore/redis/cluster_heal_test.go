@@ -174,6 +174,7 @@ func TestClusterHeals(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
 		shows(t, version, featureHealing)
+		takesMinutes(t, version)
 		const tags, each = 40, 4000
 		f := newFleet(t, version, 3, 1)
 		c := f.tenant()

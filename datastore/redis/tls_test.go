@@ -336,6 +336,7 @@ func TestTLSCluster(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, version string) {
 		shows(t, version, featureTLSCluster)
+		takesMinutes(t, version)
 		a := newAuthority(t)
 		f := &fleet{t: t, version: version, wish: datastore.ClusterWish{ClusterID: "c"}, authority: a}
 		f.addShard(0, 1)

@@ -84,6 +84,14 @@ func requireVersions(t *testing.T, names ...string) {
 	}
 }
 
+// takesMinutes leaves a test to `make crash` on all versions but the default one, and to who brings versions along.
+func takesMinutes(t *testing.T, version string) {
+	t.Helper()
+	if version != redis70 && os.Getenv("GROVE_CRASH") == "" && os.Getenv("REDIS_BINS") == "" {
+		t.Skip("it takes minutes: make crash")
+	}
+}
+
 // shown is what the tests of this run have shown: feature, version, how.
 var shown struct {
 	sync.Mutex
@@ -93,9 +101,13 @@ var shown struct {
 // shows says that a test, when it passes, shows features of a version.
 func shows(t *testing.T, version string, features ...string) {
 	t.Cleanup(func() {
-		if !t.Failed() && !t.Skipped() {
-			for _, f := range features {
-				note(f, version, "yes")
+		how := "yes"
+		if t.Skipped() {
+			how = skipped // a machine may lack what a test needs
+		}
+		for _, f := range features {
+			if !t.Failed() {
+				note(f, version, how)
 			}
 		}
 	})
@@ -154,6 +166,7 @@ const (
 	tableBegin = "<!-- written by the tests: go test ./datastore/redis -update -->\n"
 	tableEnd   = "<!-- end -->\n"
 	untested   = "untested"
+	skipped    = "skipped"
 )
 
 // checkTable compares the page's columns of the versions that were tried with what was shown, or writes them.
@@ -201,8 +214,10 @@ func table(old string) string {
 	for _, f := range features() {
 		row(f, func(version string) string {
 			how := slices.Clone(shown.cells[f][version])
+			here := numbers()[version] != "" && !slices.Contains(how, skipped)
+			how = slices.DeleteFunc(how, func(h string) bool { return h == skipped })
 			for before := range strings.SplitSeq(was[f][version], ", ") {
-				if kept(version, before) && !slices.Contains(how, before) {
+				if stands(here, before) && !slices.Contains(how, before) {
 					how = append(how, before)
 				}
 			}
@@ -216,14 +231,13 @@ func table(old string) string {
 	return b.String()
 }
 
-// kept tells whether what was shown before stands, for this run could not show it: the version is not there, or the one to
-// upgrade from.
-func kept(version, how string) bool {
+// stands tells whether what was shown before is kept, for this run could not show it: not here, or not from that version.
+func stands(here bool, how string) bool {
 	if how == "" || how == untested {
 		return false
 	}
 	_, from := manifest().Version(how)
-	return numbers()[version] == "" || from && numbers()[how] == ""
+	return !here || from && numbers()[how] == ""
 }
 
 // cellsOf reads a table: by the rows' names, then the columns'.
@@ -250,9 +264,19 @@ func cellsOf(table string) map[string]map[string]string {
 	return cells
 }
 
+// TestTableKeepsWhatWasNotTried: a run takes nothing back that it could not try.
 func TestTableKeepsWhatWasNotTried(t *testing.T) {
 	cells := cellsOf("| | a | b |\n| --- | --- | --- |\n| x | yes | untested |\n")
 	if cells["x"]["a"] != "yes" || cells["x"]["b"] != untested {
 		t.Errorf("the table is read as %v", cells)
+	}
+	for _, c := range []struct {
+		here bool
+		how  string
+		want bool
+	}{{true, "yes", false}, {false, "yes", true}, {true, untested, false}, {false, "", false}, {true, redis70, numbers()[redis70] == ""}} {
+		if stands(c.here, c.how) != c.want {
+			t.Errorf("here %v, %q: %v", c.here, c.how, !c.want)
+		}
 	}
 }
