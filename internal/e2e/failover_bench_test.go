@@ -74,7 +74,7 @@ func (h *house) timeFailover(fail func(in *instance)) time.Duration {
 	var mu sync.Mutex
 	var failed time.Time
 	for range 16 {
-		client := in.patient()
+		client := in.client(2 * time.Second)
 		writers.Go(func() {
 			defer client.Close()
 			for n := 0; ctx.Err() == nil; n++ {

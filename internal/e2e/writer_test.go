@@ -63,7 +63,7 @@ func writes(t testing.TB, client commander, prefix string) *writer {
 
 // write writes the nth key once. What is not acknowledged may have been written, or not.
 func (w *writer) write(n int) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	begun := time.Now()
 	var set *redis.StatusCmd
