@@ -131,7 +131,7 @@ func growClusterTrial() trial {
 		return h.control.GrowCluster(ctx, tester, v.ID, []control.NewMember{{}, {Replica: true, RelatedTo: v.Members[0].ID}})
 	})
 	tr.spends = true
-	return tr.rarely()
+	return tr
 }
 
 func shrinkClusterTrial() trial {
