@@ -33,7 +33,7 @@ func TestUpgradeKeepsTheData(t *testing.T) {
 	if v.Version.Name != "valkey-8.0" || v.Fault != nil || v.Status() != dbaas.StatusActive {
 		t.Errorf("after the upgrade the instance is %s of version %s with the fault %v", v.Status(), v.Version.Name, v.Fault)
 	}
-	if _, err := to("7.0")(); dbaas.ErrorCode(err) != dbaas.BadRequest || !strings.Contains(err.Error(), "possible are: none") {
+	if _, err := to("7.0")(); dbaas.ErrorCode(err) != dbaas.BadRequest || !strings.Contains(err.Error(), "cannot be made version 7.0") {
 		t.Errorf("the way back is refused with %v", err)
 	}
 	h.requireData(t, h.succeed(t, to("valkey-8.0")))
