@@ -79,29 +79,25 @@ func readSubject(tx *store.Tx, op *engine.Operation) (*subject, error) {
 
 // subjectOf reads the rows around a guest of an instance; its primary with "".
 func subjectOf(tx *store.Tx, instanceID, guestID string) (*subject, error) {
-	in, err := tx.Instance(instanceID)
-	if err != nil {
-		return nil, err
-	}
-	group, err := tx.Group(in.GroupID)
+	group, err := tx.GroupOf(instanceID)
 	if err != nil {
 		return nil, err
 	}
 	s := &subject{group: group}
-	if s.members, err = readMembers(tx, in); err != nil {
+	if s.members, err = readMembers(tx, group.ID); err != nil {
 		return nil, err
 	}
 	for _, m := range s.members {
-		if m.instance == in && (m.guest.ID == guestID || guestID == "" && m.primary()) {
+		if m.instance.ID == instanceID && (m.guest.ID == guestID || guestID == "" && m.primary()) {
 			return s.on(m), nil
 		}
 	}
-	return nil, engine.Permanent(dbaas.Errorf(dbaas.Internal, "Instance %s has no guest %s.", in.ID, guestID))
+	return nil, engine.Permanent(dbaas.Errorf(dbaas.Internal, "Instance %s has no guest %s.", instanceID, guestID))
 }
 
-// readMembers reads the guests of an instance's group with their instances, of which in is one.
-func readMembers(tx *store.Tx, in *dbaas.Instance) ([]member, error) {
-	instances, err := tx.GroupMembers(in.GroupID)
+// readMembers reads the guests of a group with their instances.
+func readMembers(tx *store.Tx, groupID string) ([]member, error) {
+	instances, err := tx.GroupMembers(groupID)
 	if err != nil {
 		return nil, err
 	}
@@ -109,8 +105,7 @@ func readMembers(tx *store.Tx, in *dbaas.Instance) ([]member, error) {
 	for i := range instances {
 		byID[instances[i].ID] = &instances[i]
 	}
-	byID[in.ID] = in
-	guests, err := tx.GroupGuests(in.GroupID)
+	guests, err := tx.GroupGuests(groupID)
 	if err != nil {
 		return nil, err
 	}

@@ -39,6 +39,15 @@ func (tx *Tx) Group(id string) (*dbaas.Group, error) {
 	return require[dbaas.Group](tx.s, tx.lock().Where("id = ? AND deleted_at = 0", id), "group", id)
 }
 
+// GroupOf reads and locks the group of an instance that lives. The instance is not locked: its group comes first.
+func (tx *Tx) GroupOf(instanceID string) (*dbaas.Group, error) {
+	in, err := require[dbaas.Instance](tx.s, tx.db.Where("id = ? AND deleted_at = 0", instanceID), "instance", instanceID)
+	if err != nil {
+		return nil, err
+	}
+	return tx.Group(in.GroupID)
+}
+
 // UpdateGroup writes a group that was read in this transaction.
 func (tx *Tx) UpdateGroup(g *dbaas.Group) error {
 	return tx.update("group", g.ID, tx.db.Model(g).Where("deleted_at = 0"), "ID", "CreatedAt", "DeletedAt")
