@@ -100,7 +100,8 @@ func (h *house) failAfter(t *testing.T, kind, step string, at standing) standing
 }
 
 // TestDeletedAtEveryStep has a tenant delete an instance while each step of a change of it runs: the change becomes the
-// deletion, and nothing is left of either. make test takes hot standbys, at one step in four.
+// deletion, and nothing is left of either. make test takes hot standbys, at one step in four. A source is left out: while
+// it has replicas nobody may delete it.
 func TestDeletedAtEveryStep(t *testing.T) {
 	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
@@ -108,7 +109,7 @@ func TestDeletedAtEveryStep(t *testing.T) {
 	n := 0
 	for _, w := range sorted(t, taskmanager.Workflows()) {
 		tr := trials()[w.Kind]
-		if tr.deletes || tr.form != "" && tr.form != "standby" || strings.HasSuffix(w.Kind, "_cluster") || !tr.heavy && !fullCrash() {
+		if tr.deletes || w.Kind == "create_replicas" || tr.form != "" && tr.form != "standby" || strings.HasSuffix(w.Kind, "_cluster") || !tr.heavy && !fullCrash() {
 			continue
 		}
 		for _, s := range w.Steps {
