@@ -32,10 +32,8 @@ func profiles() []profile {
 			"tcp-keepalive":        int64(120),
 		}},
 		{datastore.Profile{Name: "queue", Doc: "Lists, streams and blocking readers: nothing is ever evicted, and a dead reader is noticed soon."}, map[string]any{
-			"maxmemory-policy":        "noeviction",
-			"tcp-keepalive":           int64(60),
-			"stream-node-max-bytes":   int64(8192),
-			"stream-node-max-entries": int64(200),
+			"maxmemory-policy": "noeviction",
+			"tcp-keepalive":    int64(60),
 		}},
 		{datastore.Profile{Name: "store", Doc: "The place where data live: nothing is ever evicted, and what is slow is recorded."}, map[string]any{
 			"maxmemory-policy":          "noeviction",
