@@ -20,6 +20,7 @@ import (
 type standby struct {
 	t               *testing.T
 	master, replica *bench
+	persistence     dbaas.Persistence
 }
 
 func (b *bench) member(name string) datastore.Endpoint {
@@ -31,7 +32,7 @@ func (s *standby) desire(first, second *bench) (ofFirst, ofSecond datastore.Desi
 	one := func(b, other *bench) datastore.Desired {
 		d := b.desired()
 		pair(dbaas.DurabilityAsync)(&d)
-		d.Peers = []datastore.Endpoint{other.member("other")}
+		d.Peers, d.Persistence = []datastore.Endpoint{other.member("other")}, s.persistence
 		return d
 	}
 	ofFirst, ofSecond = one(first, second), one(second, first)
@@ -42,7 +43,12 @@ func (s *standby) desire(first, second *bench) (ofFirst, ofSecond datastore.Desi
 // newStandby starts a pair and waits until it is in step. A dead master waits for as long as patience.
 func newStandby(t *testing.T, patience time.Duration) *standby {
 	t.Helper()
-	s := &standby{t: t, master: newBench(t), replica: newBench(t)}
+	return newStandbyThatKeeps(t, patience, dbaas.PersistenceAOF)
+}
+
+func newStandbyThatKeeps(t *testing.T, patience time.Duration, p dbaas.Persistence) *standby {
+	t.Helper()
+	s := &standby{t: t, master: newBench(t), replica: newBench(t), persistence: p}
 	ofMaster, ofReplica := s.desire(s.master, s.replica)
 	for _, m := range []struct {
 		*bench
@@ -204,4 +210,64 @@ func TestPairWithoutControlPlane(t *testing.T) {
 		s.replica.start()
 		s.awaitInStep(s.master, s.replica)
 	})
+}
+
+// TestOutdatedMaster: a master that died with less on its disk than its standby has stays closed until it is told its role,
+// however long that takes; where nobody has anything, it opens.
+func TestOutdatedMaster(t *testing.T) {
+	t.Parallel()
+	for _, kept := range []dbaas.Persistence{dbaas.PersistenceNone, dbaas.PersistenceRDB} {
+		t.Run(string(kept), func(t *testing.T) {
+			t.Parallel()
+			s := newStandbyThatKeeps(t, 5*time.Second, kept)
+			s.awaitInStep(s.master, s.replica)
+			value, err := s.replica.tenant(datastoretest.Password).Get(t.Context(), "in-step").Result()
+			if err != nil {
+				t.Fatal(err)
+			}
+			requireData := func() {
+				t.Helper()
+				if v, err := s.replica.tenant(datastoretest.Password).Get(t.Context(), "in-step").Result(); v != value {
+					t.Fatalf("the standby has %q, %v; want %q", v, err, value)
+				}
+			}
+			if err := s.master.host.Units.Kill(t.Context(), "redis"); err != nil {
+				t.Fatal(err)
+			}
+			outdated := func(r guest.StatusReport) bool { return r.Status.Cause == causeOutdated }
+			s.master.await("a closed database", outdated)
+			s.master.end() // the next agent knows no more
+			s.master.start()
+			s.master.await("a closed database", outdated)
+			if s.master.unit().Running {
+				t.Error("it was started, though the standby has more")
+			}
+			requireData()
+
+			s.promote()
+			_, ofOld := s.desire(s.replica, s.master)
+			if _, err := s.master.client.Configure(s.master.ctx(), guest.ConfigureRequest{Fence: fence("follow", 2, 1), Desired: ofOld}); err != nil {
+				t.Fatal(err)
+			}
+			s.awaitInStep(s.replica, s.master)
+			s.master, s.replica = s.replica, s.master
+
+			for _, m := range []*bench{s.master, s.replica} { // the machine that both are on
+				m.end()
+				if err := m.host.Units.Kill(t.Context(), "redis"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.replica.start()
+			s.master.start()
+			if kept == dbaas.PersistenceRDB { // the standby's snapshot may be the newer one
+				s.master.await("a closed database", outdated)
+				ofMaster, _ := s.desire(s.master, s.replica)
+				if _, err := s.master.client.Configure(s.master.ctx(), guest.ConfigureRequest{Fence: fence("stay", 3, 1), Desired: ofMaster}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.awaitInStep(s.master, s.replica)
+		})
+	}
 }

@@ -29,6 +29,7 @@ type quarantine struct {
 const (
 	causeAwaitsRole = "The database's process has ended; another member of its group is to take over."
 	causeClosed     = "The database's process has ended, and no other member of its group can be asked which of them takes writes: bounded in what it may lose, it stays closed until it is told."
+	causeOutdated   = "The database's process has ended, and what is on its disk may be older than what another member of its group has: it stays closed until it is told which of them takes writes."
 )
 
 // expectsFailover tells whether another takes over when this database dies.
@@ -37,8 +38,8 @@ func expectsFailover(d datastore.Desired) bool {
 }
 
 // waitsForRole tells whether the database, which is dead, must not be started yet. That is so for a master that another
-// may replace: until a configuration of a higher epoch came, or its patience is over and its peers say how it stands.
-// One that has a new master by then is made its replica. The caller holds deed.
+// may replace: until a configuration of a higher epoch came, or its patience is over and its peers say how it stands, and
+// it has all that they may have. One that has a new master by then is made its replica. The caller holds deed.
 func (a *Agent) waitsForRole(ctx context.Context, s host.UnitState, boot bool) (wait bool, err error) {
 	known := a.memory.get()
 	if !expectsFailover(known.Desired) {
@@ -60,14 +61,28 @@ func (a *Agent) waitsForRole(ctx context.Context, s host.UnitState, boot bool) (
 	if waited < a.patience || len(views) < len(known.Desired.Peers) {
 		return true, nil
 	}
-	alive := slices.ContainsFunc(views, func(v datastore.PeerView) bool { return v.Alive })
-	if !alive && bounded(known.Desired) {
-		q.cause = causeClosed
+	if q.cause = staysClosed(known.Desired, views, q.boot); q.cause != "" {
 		return true, nil
 	}
 	q.over = true
-	a.Logger.WarnContext(ctx, "nobody has taken over: the database goes on as the master", "peers_alive", alive)
+	a.Logger.WarnContext(ctx, "nobody has taken over: the database goes on as the master")
 	return false, nil
+}
+
+// staysClosed tells why a dead master that nobody tells its role does not go on as the master, "" when it does. Followers
+// would copy what it has, however old: it goes on only where they cannot have more.
+func staysClosed(d datastore.Desired, views []datastore.PeerView, boot bool) (cause string) {
+	alive := slices.ContainsFunc(views, func(v datastore.PeerView) bool { return v.Alive })
+	empty := !slices.ContainsFunc(views, func(v datastore.PeerView) bool { return v.Cause != causeRefused })
+	switch {
+	case !alive && bounded(d):
+		return causeClosed
+	case d.Persistence == dbaas.PersistenceNone && !empty, d.Persistence == dbaas.PersistenceRDB:
+		return causeOutdated
+	case boot && bounded(d): // with its server went the end of its append-only file
+		return causeOutdated
+	}
+	return "" // who keeps nothing on disk and lets nobody in has nothing either
 }
 
 // quarantined says why the database is not started, at once.

@@ -181,6 +181,38 @@ func TestNobodyTellsTheRole(t *testing.T) {
 	}
 }
 
+// TestStaysClosed tells when a dead master that nobody tells its role goes on as the master.
+func TestStaysClosed(t *testing.T) {
+	t.Parallel()
+	refused, silent := datastore.PeerView{Cause: causeRefused}, datastore.PeerView{Cause: "timeout"}
+	for _, c := range []struct {
+		class dbaas.Durability
+		kept  dbaas.Persistence
+		boot  bool
+		peer  datastore.PeerView
+		cause string
+	}{
+		{dbaas.DurabilityAsync, dbaas.PersistenceAOF, false, livingReplica, ""},
+		{dbaas.DurabilityAsync, dbaas.PersistenceAOF, true, livingReplica, ""},
+		{dbaas.DurabilityAsync, "", true, silent, ""},
+		{dbaas.DurabilityAsync, dbaas.PersistenceRDB, false, livingReplica, causeOutdated},
+		{dbaas.DurabilityAsync, dbaas.PersistenceRDB, false, refused, causeOutdated},
+		{dbaas.DurabilityAsync, dbaas.PersistenceNone, false, livingReplica, causeOutdated},
+		{dbaas.DurabilityAsync, dbaas.PersistenceNone, true, silent, causeOutdated},
+		{dbaas.DurabilityAsync, dbaas.PersistenceNone, true, refused, ""},
+		{dbaas.DurabilityBounded, dbaas.PersistenceAOF, false, livingReplica, ""},
+		{dbaas.DurabilityBounded, dbaas.PersistenceAOF, true, livingReplica, causeOutdated},
+		{dbaas.DurabilityBounded, dbaas.PersistenceNone, false, refused, causeClosed},
+	} {
+		var d datastore.Desired
+		pair(c.class)(&d)
+		d.Persistence = c.kept
+		if cause := staysClosed(d, []datastore.PeerView{c.peer}, c.boot); cause != c.cause {
+			t.Errorf("%+v: %q", c, cause)
+		}
+	}
+}
+
 // TestReturningServer: one that was away asks first who the master is.
 func TestReturningServer(t *testing.T) {
 	t.Parallel()

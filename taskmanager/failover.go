@@ -407,10 +407,25 @@ func (m *Manager) reviveOld(ctx context.Context, op *engine.Operation, state *co
 			return err
 		}
 	}
-	if err := m.configureGuest(ctx, op, old, "resume."+strconv.FormatInt(s.group.Epoch, 10)); err != nil || serves {
-		return err
+	if _, err := m.configureWith(ctx, op, old, "resume."+strconv.FormatInt(s.group.Epoch, 10), "", m.desiredOfSurvivor); err != nil || serves {
+		return refused(err)
 	}
 	return m.agent(old).Restart(ctx, fence(op, old, "revive"))
+}
+
+// desiredOfSurvivor leaves those out, where nothing is kept on disk, whose servers are off or gone: what they had is nowhere,
+// and a master does not begin empty while it has to take them for holders of its data.
+func (m *Manager) desiredOfSurvivor(ctx context.Context, s *subject) (datastore.Desired, error) {
+	d, err := m.desired(ctx, s)
+	if err != nil || d.Persistence != dbaas.PersistenceNone {
+		return d, err
+	}
+	for _, one := range s.members {
+		if one.guest.ID != s.guest.ID && m.isOff(ctx, s.on(one)) {
+			d.Peers = slices.DeleteFunc(d.Peers, func(e datastore.Endpoint) bool { return e.GuestID == one.guest.ID })
+		}
+	}
+	return d, nil
 }
 
 // powerOn starts a guest's server where it is off, and comes back until it runs.

@@ -523,6 +523,22 @@ func TestCancelledDrillKeepsData(t *testing.T) {
 	h.awaitProtected(t, v.ID)
 }
 
+// TestBothDie ends both databases of a hot standby that keeps nothing on disk: nobody has any data, and it serves again.
+func TestBothDie(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, "", t.TempDir())
+	v, c := h.standbyWith(t, dbaas.PersistenceNone)
+	defer h.run(t, nil)()
+	for _, g := range v.Guests {
+		must(t, syscall.Kill(h.processOf(t, g.ID), syscall.SIGKILL))
+	}
+	testbed.Eventually(t, 120*time.Second, func() error { return c.Set(t.Context(), "after", 1, 0).Err() })
+	h.awaitProtected(t, v.ID)
+	if err := c.Get(t.Context(), "after").Err(); err != nil {
+		t.Errorf("what was written since is lost: %v", err)
+	}
+}
+
 // TestStandbyThatDoesNotTakeOver takes the chosen standby's server away: the old primary is gone back to.
 func TestStandbyThatDoesNotTakeOver(t *testing.T) {
 	t.Parallel()

@@ -1,12 +1,16 @@
 package redis
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/google/uuid"
 
@@ -93,8 +97,8 @@ const (
 
 // inspect looks at the data before a start. It refuses where the server would begin empty though there were data, unless
 // it only follows another and copies them anew. A master that keeps nothing on disk may begin empty, but not where others
-// hold what it had: they would copy its emptiness.
-func (g *Guest) inspect(r *record) (form, error) {
+// may hold what it had: they would copy its emptiness.
+func (g *Guest) inspect(ctx context.Context, r *record) (form, error) {
 	m, err := readMark(g.data)
 	if err == nil {
 		err = m.require(r.Volume)
@@ -104,7 +108,7 @@ func (g *Guest) inspect(r *record) (form, error) {
 	}
 	found, err := inspectData(g.data)
 	switch {
-	case m.Volatile && r.master() == nil && len(r.Desired.Peers) > 0:
+	case m.Volatile && r.master() == nil && !g.alone(ctx, r):
 		return 0, dbaas.Errorf(dbaas.Unavailable,
 			"The database keeps nothing on disk, and others of its group may still hold its data; it is not started empty as their master. Fail over to one of them.")
 	case m.Volatile:
@@ -113,6 +117,33 @@ func (g *Guest) inspect(r *record) (form, error) {
 		return found, err
 	}
 	return 0, dbaas.Errorf(dbaas.Unavailable, "The data files are gone from the volume; the database is not started empty in their place.")
+}
+
+// alone tells whether no other member of the group has data, where none of them keeps any on disk: one that has some lets
+// others in, so that it has none where its machine says that nothing listens.
+func (g *Guest) alone(ctx context.Context, r *record) bool {
+	if r.Desired.Cluster {
+		return len(r.Desired.Peers) == 0
+	}
+	for _, peer := range r.Desired.Peers {
+		for _, door := range []int{port, tlsPort} {
+			if !g.isShut(ctx, net.JoinHostPort(peer.Address, strconv.Itoa(door))) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// isShut tells whether nothing listens at an address, by the word of the machine that has it.
+func (g *Guest) isShut(ctx context.Context, address string) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	conn, err := g.host.Dial(ctx, "tcp", address)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // inspectData tells what files there are.

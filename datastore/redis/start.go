@@ -51,7 +51,7 @@ func (g *Guest) launch(ctx context.Context, r *record, refused bool) error {
 	if err := g.requireMounted(ctx); err != nil {
 		return err
 	}
-	found, err := g.inspect(r)
+	found, err := g.inspect(ctx, r)
 	if err != nil {
 		return err
 	}
