@@ -95,6 +95,7 @@ type clusterView struct {
 	LinkUp    bool           `json:"link_up"`          // of a replica, to its master
 	Strays    map[int]int64  `json:"strays,omitempty"` // slot that is another's: keys that are here all the same
 	Leaves    bool           `json:"leaves,omitempty"` // it has been told to leave
+	Former    []string       `json:"former,omitempty"` // ids of the nodes that it was before
 	Mover     moverState     `json:"mover"`
 }
 
@@ -288,6 +289,9 @@ func (m member) view(ctx context.Context, args viewArgs) (*clusterView, error) {
 	v.Keys, v.Memory, v.MaxMemory = int64(countKeys(i)), i.integer("used_memory"), i.integer("maxmemory")
 	v.LinkUp, v.Leaves = i["master_link_status"] == "up", m.record.leaves()
 	v.Mover = mover
+	if v.Former, err = m.noteNode(v.ID); err != nil {
+		return nil, err
+	}
 	if args.Strays && v.self().Master && v.Keys > 0 {
 		v.Strays, err = m.strays(ctx, v)
 	}

@@ -163,3 +163,31 @@ func TestClusterPlans(t *testing.T) {
 		t.Error("planning has moved slots")
 	}
 }
+
+// TestClusterMasterLostItself: a master without a replica that has lost who it is comes back with its slots and its data.
+func TestClusterMasterLostItself(t *testing.T) {
+	t.Parallel()
+	const tags, each = 60, 50
+	f := newFleet(t, redis70, 3, 0)
+	c := f.tenant()
+	f.fill(c, tags, each)
+	n := f.nodes[1]
+	before := f.nodeID(t, n)
+	if err := errors.Join(n.Stop(t.Context()), os.Remove(filepath.Join(n.data, nodesFile))); err != nil {
+		t.Fatal(err)
+	}
+	n.start(t)
+	if f.nodeID(t, n) == before {
+		t.Fatal("it still knows")
+	}
+	f.converge()
+	f.verify(c, tags, each)
+	if h := f.health(); h.State != stateOK {
+		t.Errorf("the cluster is %+v", h)
+	}
+	for _, n := range f.nodes {
+		if v := f.view(t, n); len(v.Nodes) != len(f.nodes) {
+			t.Errorf("%s knows %d nodes", n.id, len(v.Nodes))
+		}
+	}
+}

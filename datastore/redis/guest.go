@@ -31,6 +31,7 @@ type Guest struct {
 
 	door    sync.Mutex // held by whoever opens the port
 	healing sync.Mutex // held by whoever looks after failed writes
+	naming  sync.Mutex // held by whoever notes which node of its cluster the server is
 	mover   mover
 	lines   lines
 	mu      sync.Mutex // guards the fields below

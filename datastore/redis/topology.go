@@ -194,7 +194,7 @@ type step func(ctx context.Context) (*datastore.Progress, error)
 // Converge implements [datastore.Topology]. Each step is the condition of those after it.
 func (Datastore) Converge(ctx context.Context, wish datastore.ClusterWish, members []datastore.Member) (datastore.Progress, error) {
 	s := look(ctx, wish, members, viewArgs{Strays: true})
-	for _, do := range []step{s.welcome, s.introduce, s.follow, s.awaitMoves, s.cover, s.mend, s.agree, s.rebalance, s.dismiss, s.awaitAll} {
+	for _, do := range []step{s.welcome, s.introduce, s.follow, s.awaitMoves, s.cover, s.inherit, s.mend, s.agree, s.rebalance, s.dismiss, s.awaitAll} {
 		p, err := do(ctx)
 		if err != nil {
 			return datastore.Progress{}, err
@@ -249,7 +249,7 @@ func (s *survey) introduce(ctx context.Context) (*datastore.Progress, error) {
 			continue
 		}
 		waiting++
-		if s.shaking(seed, guest) {
+		if s.shaking(seed, guest) || s.mistaken(guest) {
 			continue
 		}
 		if err := s.do(ctx, seed, actionMeet, s.wished[guest].Endpoint); err != nil {
@@ -357,7 +357,8 @@ func (s *survey) awaitMoves(context.Context) (*datastore.Progress, error) {
 	return nil, nil
 }
 
-// cover gives the slots that nobody has to somebody: to whoever has keys of them, else each shard takes its even part.
+// cover gives the slots that nobody has to somebody: to whoever has keys of them, or had them as another node; of the rest
+// each shard takes its even part.
 // It waits until everybody answers, for who is silent may have them.
 func (s *survey) cover(ctx context.Context) (*datastore.Progress, error) {
 	owner, disputed := s.owners()
@@ -372,14 +373,17 @@ func (s *survey) cover(ctx context.Context) (*datastore.Progress, error) {
 	if len(owner) == slotCount {
 		return nil, nil
 	}
-	silent := s.ownedBySilentNodes()
+	silent, heirs := s.ownedBySilentNodes(), s.heirs()
 	homes := s.homes()
 	take := map[string]slotSet{}
 	for slot := range slotCount {
-		if owner[slot] != "" || silent[slot] {
+		if owner[slot] != "" || silent[slot] && heirs[slot] == "" {
 			continue
 		}
 		guest := s.holder(slot)
+		if guest == "" {
+			guest = heirs[slot]
+		}
 		if guest == "" {
 			guest = homes[slot*len(homes)/slotCount]
 		}
