@@ -27,8 +27,10 @@ type Config struct {
 	Control *control.Service
 	// Authenticate tells who sends a request; nil is [AuthNone] with the administrator's project "admin".
 	Authenticate Authenticator
-	// Policy says who may do what; nil is [DefaultPolicy].
-	Policy Policy
+	// AuthURL is where who is refused gets a token; "" says nothing of it.
+	AuthURL string
+	// Policy says who may do what; nil has the [DefaultRules].
+	Policy *Policy
 	// RateLimits are requests per minute and project by verb; a verb that is absent or 0 is not limited.
 	RateLimits map[string]int
 	// CORSOrigins are the origins that browsers may call from; none by default.
@@ -56,7 +58,11 @@ func (c *Config) setDefaults() error {
 		c.Authenticate = AuthNone("admin")
 	}
 	if c.Policy == nil {
-		c.Policy = DefaultPolicy()
+		p, err := NewPolicy(nil)
+		if err != nil {
+			return err
+		}
+		c.Policy = p
 	}
 	if c.MaxBody == 0 {
 		c.MaxBody = 1 << 20
@@ -159,7 +165,7 @@ func (s *Server) newRouter() (*mux.Router, error) {
 	m.MethodNotAllowedHandler = http.HandlerFunc(s.noSuchRoute) // Trove has no 405
 	s.addDiscovery(m)
 	for _, rt := range s.routes() {
-		if _, known := s.Policy[rt.handle.rule]; !known && rt.handle.rule != "" {
+		if _, known := s.Policy.rules[rt.handle.rule]; !known && rt.handle.rule != "" {
 			return nil, fmt.Errorf("api: %s %s needs the policy rule %q, which does not exist", rt.method, rt.path, rt.handle.rule)
 		}
 		template := projectPrefix + rt.path

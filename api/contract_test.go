@@ -63,7 +63,7 @@ func TestNotBuiltRoutesAnswer501(t *testing.T) {
 		}
 		admin.call(rt.method, fill(rt.path, "x"), "").fault(501, "is not built yet")
 		want := 501
-		if h.server.Policy[rt.handle.rule] == Administrator {
+		if h.server.Policy.rules[rt.handle.rule].text == "rule:"+ruleAdmin {
 			want = 403
 		}
 		h.call(rt.method, fill(rt.path, "x"), "").want(want)

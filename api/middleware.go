@@ -160,6 +160,7 @@ func (s *Server) withCaller(next http.Handler) http.Handler {
 			s.refuse(w, r, err)
 			return
 		}
+		caller.Admin = s.Policy.allows(ruleAdminContext, caller)
 		caller.RequestID = telemetry.RequestID(r.Context())
 		caller.TraceParent = telemetry.TraceParent(r.Context())
 		caller.SourceAddress = sourceAddress(r)

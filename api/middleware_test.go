@@ -58,7 +58,7 @@ func TestRefusedTokens(t *testing.T) {
 			case "down":
 				return control.Caller{}, dbaas.Errorf(dbaas.Unavailable, "Keystone cannot be reached.")
 			}
-			return control.Caller{ProjectID: project}, nil
+			return control.Caller{ProjectID: project, Roles: []string{"member"}}, nil
 		}
 	}))
 	h.get("/instances").want(401).has("error.title", "Unauthorized", "error.code", 401)
@@ -132,8 +132,11 @@ func TestCORS(t *testing.T) {
 
 func TestRoutesNeedKnownRules(t *testing.T) {
 	h := newHouse(t)
-	policy := DefaultPolicy()
-	delete(policy, "instance:create")
+	policy, err := NewPolicy(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(policy.rules, "instance:create")
 	if _, err := New(Config{Control: h.control, Policy: policy}); err == nil || !strings.Contains(err.Error(), "instance:create") {
 		t.Errorf("a policy without a rule that a route needs is accepted: %v", err)
 	}
@@ -143,8 +146,10 @@ func TestRoutesNeedKnownRules(t *testing.T) {
 }
 
 func TestPolicyDecides(t *testing.T) {
-	policy := DefaultPolicy()
-	policy["instance:create"] = Administrator
+	policy, err := NewPolicy(map[string]string{"instance:create": "rule:admin"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	h := newHouse(t, withConfig(func(c *Config) { c.Policy = policy }))
 	h.post("/instances", createBody("a")).fault(403, "instance:create")
 	h.post("/instances", `{`).fault(400) // what cannot be understood comes first

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/grove-dbaas/grove/internal/config"
 	"github.com/grove-dbaas/grove/internal/store"
@@ -57,6 +58,23 @@ func withHouse(ctx context.Context, o *options, deed func(ctx context.Context, h
 		return err
 	}
 	return errors.Join(deed(ctx, h), h.store.Close())
+}
+
+func policyCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "policy", Short: "Print the rules that say who may do what, as a policy file", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.load(config.ProductionDefaults())
+			if err != nil {
+				return err
+			}
+			p, err := loadPolicy(c)
+			if err != nil {
+				return err
+			}
+			return yaml.NewEncoder(cmd.OutOrStdout()).Encode(p.Rules())
+		},
+	}
 }
 
 func configCommand(o *options) *cobra.Command {

@@ -22,6 +22,7 @@ import (
 	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/config"
 	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/keystone"
 	"github.com/grove-dbaas/grove/internal/lifecycle"
 	"github.com/grove-dbaas/grove/internal/rpc"
 	"github.com/grove-dbaas/grove/internal/rpc/amqp"
@@ -155,10 +156,45 @@ func (h *house) publish(ctx context.Context, m *taskmanager.Manager, installed f
 	return h.control().SyncDatastores(ctx, installed)
 }
 
+// account is Grove's in the OpenStack cloud.
+func (h *house) account() (*keystone.Account, error) {
+	k := h.config.Keystone
+	return keystone.NewAccount(keystone.Config{
+		AuthURL: k.AuthURL, Username: k.Username, Password: k.Password, UserDomain: k.UserDomain,
+		Project: k.Project, ProjectDomain: k.ProjectDomain, CAFile: k.CAFile, Timeout: k.Timeout, Clock: clock.Real{},
+	})
+}
+
+// loadPolicy reads the operator's rules over Trove's. A file that is missing or wrong is an error.
+func loadPolicy(c config.Config) (*api.Policy, error) {
+	rules, err := config.LoadPolicy(c.API.PolicyFile)
+	if err != nil {
+		return nil, err
+	}
+	p, err := api.NewPolicy(rules)
+	if err != nil {
+		return nil, fmt.Errorf("the policy %s: %w", c.API.PolicyFile, err)
+	}
+	return p, nil
+}
+
 // apiPart serves the REST API on a listener.
 func (h *house) apiPart(l net.Listener) (lifecycle.Part, error) {
 	c := h.config
+	policy, err := loadPolicy(c)
+	if err != nil {
+		return lifecycle.Part{}, err
+	}
+	var authenticate api.Authenticator // by default everyone is believed
+	if c.API.Auth == "keystone" {
+		account, err := h.account()
+		if err != nil {
+			return lifecycle.Part{}, err
+		}
+		authenticate = api.AuthKeystone(keystone.NewTokens(account, c.API.TokenCache))
+	}
 	handler, err := api.New(api.Config{
+		Authenticate: authenticate, AuthURL: c.Keystone.AuthURL, Policy: policy,
 		Control: h.control(), CORSOrigins: c.API.CORSOrigins, MaxBody: c.API.MaxBody, PageSize: c.API.PageSize,
 		RateLimits: c.API.RateLimits, PublicEndpoint: c.PublicEndpoint, Logger: h.logger, Metrics: h.metrics, Clock: clock.Real{},
 	})

@@ -7,6 +7,8 @@ package architecture
 var floors = [][]string{
 	{"internal/dbaas"},
 	{"internal/telemetry", "internal/config", "internal/lifecycle", "internal/clock", "internal/secret", "internal/host", "migrations", "api/wire"},
+	{"internal/keystone"},
+	{"internal/keystone"},
 	{"internal/rpc", "internal/cloud", "backup", "datastore", "taskmanager/engine"},
 	{"internal/guest", "datastore/redis", "datastore/mongodb", "internal/store"},
 	{"datastore/all"},
@@ -18,7 +20,7 @@ var floors = [][]string{
 // testRooms are imported by tests and by one another only; they may import everything below the top floor.
 var testRooms = []string{
 	"internal/testbed", "internal/architecture", "internal/rpc/rpctest", "internal/cloud/cloudtest", "backup/backuptest",
-	"datastore/datastoretest", "taskmanager/engine/enginetest",
+	"datastore/datastoretest", "internal/keystone/keystonetest", "taskmanager/engine/enginetest",
 }
 
 // owners names for each third-party module the rooms whose code may import it; "*" is every room. A module that is
@@ -31,7 +33,8 @@ var owners = map[string][]string{
 	"github.com/pressly/goose":             {"internal/store", "migrations"},
 	"github.com/rabbitmq/amqp091-go":       {"internal/rpc/amqp"},
 	"github.com/cenkalti/backoff":          {"internal/rpc/amqp"},
-	"github.com/gophercloud/gophercloud":   {"internal/cloud/openstack", "backup/swift", "api", "cmd/grove"},
+	"github.com/gophercloud/gophercloud":   {"internal/keystone", "internal/cloud/openstack", "backup/swift", "cmd/grove"},
+	"github.com/hashicorp/golang-lru":      {"internal/keystone"},
 	"github.com/minio/minio-go":            {"backup/s3"},
 	"github.com/klauspost/compress":        {"backup"},
 	"filippo.io/age":                       {"backup"},

@@ -19,6 +19,7 @@ type Config struct {
 	Database       Database       `yaml:"database"`
 	RPC            RPC            `yaml:"rpc"`
 	API            API            `yaml:"api"`
+	Keystone       Keystone       `yaml:"keystone"`
 	Taskmanager    Taskmanager    `yaml:"taskmanager"`
 	Guests         Guests         `yaml:"guests"`
 	Cloud          Cloud          `yaml:"cloud"`
@@ -43,12 +44,26 @@ type RPC struct {
 
 // API is how the REST API behaves.
 type API struct {
-	Auth         string         `yaml:"auth" doc:"none: the project is taken from the path"`
+	Auth         string         `yaml:"auth" doc:"none: the project is taken from the path; keystone: requests carry a Keystone token"`
+	TokenCache   time.Duration  `yaml:"token_cache" doc:"how long Keystone's word on a token is believed; a revoked one is refused after it at the latest"`
+	PolicyFile   string         `yaml:"policy_file" doc:"YAML file of rules, in the language of oslo.policy, that replace Trove's of the same name"`
 	CORSOrigins  []string       `yaml:"cors_origins" doc:"origins that browsers may call from; none by default"`
 	MaxBody      int64          `yaml:"max_body" doc:"largest request body in bytes"`
 	PageSize     int            `yaml:"page_size" doc:"default and largest number of rows on a page"`
 	RateLimits   map[string]int `yaml:"rate_limits" doc:"requests per minute and project by verb; a verb that is absent or 0 is not limited"`
 	ShutdownWait time.Duration  `yaml:"shutdown_wait" doc:"how long requests under way may take to end on shutdown"`
+}
+
+// Keystone is the OpenStack cloud's identity service, and Grove's account in it.
+type Keystone struct {
+	AuthURL       string        `yaml:"auth_url" doc:"URL of the identity service with its version: https://keystone.example/v3"`
+	Username      string        `yaml:"username" doc:"Grove's account"`
+	Password      string        `yaml:"password" secret:"whole" doc:"and its password"`
+	UserDomain    string        `yaml:"user_domain" doc:"name of the account's domain"`
+	Project       string        `yaml:"project" doc:"project of the account, which owns servers, volumes and ports"`
+	ProjectDomain string        `yaml:"project_domain" doc:"name of the project's domain; empty is the account's"`
+	CAFile        string        `yaml:"ca_file" doc:"certificates to trust, in PEM; empty trusts the system's"`
+	Timeout       time.Duration `yaml:"timeout" doc:"how long one request to the cloud may take"`
 }
 
 // Taskmanager is how operations are worked off.
@@ -109,7 +124,8 @@ func Defaults() Config {
 		Listen:      "127.0.0.1:8779",
 		Data:        defaultDataDir(),
 		Region:      "RegionOne",
-		API:         API{Auth: "none", MaxBody: 1 << 20, PageSize: 20, ShutdownWait: 10 * time.Second},
+		Keystone:    Keystone{UserDomain: "Default", Timeout: time.Minute},
+		API:         API{Auth: "none", TokenCache: time.Minute, MaxBody: 1 << 20, PageSize: 20, ShutdownWait: 10 * time.Second},
 		Taskmanager: Taskmanager{Workers: 16, Lease: 15 * time.Second},
 		Guests:      Guests{Heartbeat: 10 * time.Second},
 		Cloud: Cloud{Provider: "local", Local: LocalCloud{

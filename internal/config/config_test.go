@@ -68,7 +68,7 @@ func TestMissingEnvironmentIsRefused(t *testing.T) {
 
 func TestEffectiveMasksSecrets(t *testing.T) {
 	c := config.Defaults()
-	c.Database.URL = "postgres://grove:s3cret@127.0.0.1/grove"
+	c.Database.URL, c.Keystone.Password = "postgres://grove:s3cret@127.0.0.1/grove", "s3cret"
 	text, err := config.Effective(c)
 	if err != nil {
 		t.Fatal(err)

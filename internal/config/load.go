@@ -44,6 +44,22 @@ func Load(path string, base Config) (Config, error) {
 	return c, c.Validate()
 }
 
+// LoadPolicy reads a policy file: rules by name, in YAML or JSON. With path "" there are none.
+func LoadPolicy(path string) (map[string]string, error) {
+	rules := map[string]string{}
+	if path == "" {
+		return rules, nil
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the policy: %w", err)
+	}
+	if err := yaml.Unmarshal(raw, &rules); err != nil {
+		return nil, fmt.Errorf("read the policy %s: %w", path, err)
+	}
+	return rules, nil
+}
+
 // expand replaces ${NAME} by the environment's value; a name that is not set is an error.
 func expand(raw []byte) ([]byte, error) {
 	var missing []string
@@ -95,7 +111,25 @@ func (c *Config) validateServices(say sayFunc) {
 	if c.RPC.URL != "" && c.RPC.ManagementURL == "" {
 		say("rpc.management_url", "is needed with rpc.url, for the guests' accounts")
 	}
-	oneOf(say, "api.auth", c.API.Auth, "none")
+	oneOf(say, "api.auth", c.API.Auth, "none", "keystone")
+	if c.API.Auth == "keystone" {
+		c.validateKeystone(say, "api.auth")
+	}
+}
+
+// validateKeystone asks for what an option needs of the account.
+func (c *Config) validateKeystone(say sayFunc, neededBy string) {
+	if u, err := url.Parse(c.Keystone.AuthURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		say("keystone.auth_url", "must be an http:// or https:// URL (%s needs it)", neededBy)
+	}
+	for option, value := range map[string]string{"keystone.username": c.Keystone.Username, "keystone.password": c.Keystone.Password, "keystone.project": c.Keystone.Project} {
+		if value == "" {
+			say(option, "must not be empty (%s needs it)", neededBy)
+		}
+	}
+	if c.Keystone.Timeout <= 0 {
+		say("keystone.timeout", "must be positive")
+	}
 }
 
 func (c *Config) validateLimits(say sayFunc) {
@@ -126,7 +160,7 @@ func (c *Config) validateLimits(say sayFunc) {
 	}
 	for option, d := range map[string]time.Duration{
 		"retention.operations": c.Retention.Operations, "retention.events": c.Retention.Events,
-		"retention.idempotency": c.Retention.Idempotency, "retention.deleted": c.Retention.Deleted, "api.shutdown_wait": c.API.ShutdownWait,
+		"retention.idempotency": c.Retention.Idempotency, "retention.deleted": c.Retention.Deleted, "api.shutdown_wait": c.API.ShutdownWait, "api.token_cache": c.API.TokenCache,
 	} {
 		if d < 0 {
 			say(option, "must not be negative")
@@ -181,7 +215,11 @@ func mask(v reflect.Value) {
 	}
 	for i := range v.NumField() {
 		f := v.Field(i)
-		if v.Type().Field(i).Tag.Get("secret") == "true" && f.String() != "" {
+		switch secret := v.Type().Field(i).Tag.Get("secret"); {
+		case secret == "whole" && f.String() != "":
+			f.SetString("***")
+			continue
+		case secret == "true" && f.String() != "":
 			f.SetString(maskURL(f.String()))
 			continue
 		}

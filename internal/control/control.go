@@ -65,10 +65,11 @@ func New(c Config) *Service {
 type Caller struct {
 	ProjectID     string
 	UserID        string
+	Roles         []string // in the project
 	RequestID     string
 	SourceAddress string
 	TraceParent   string
-	Admin         bool
+	Admin         bool // as the policy has it
 	// DryRun, when set, gets what the request would do; the use case then changes nothing and ends with ErrDryRun.
 	DryRun *Plan
 	// Claim, when set, is the hold on the request's idempotency key.

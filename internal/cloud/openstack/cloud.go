@@ -6,11 +6,7 @@ package openstack
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"net/http"
-	"os"
 	"sync"
 
 	"github.com/gophercloud/gophercloud/v2"
@@ -34,7 +30,6 @@ const (
 // Cloud is one region of an OpenStack cloud. It is safe for concurrent use.
 type Cloud struct {
 	config Config
-	http   http.Client
 	// makes has one creation of a name at a time in this process: several would each make one.
 	makes singleflight.Group
 
@@ -44,7 +39,7 @@ type Cloud struct {
 
 var _ cloud.Provider = (*Cloud)(nil)
 
-// session is what a login opened. Its clients log in anew by themselves when the token has expired.
+// session is what a login opened.
 type session struct {
 	project                                  string // id
 	compute, rebuild, volume, network, image *gophercloud.ServiceClient
@@ -52,35 +47,13 @@ type session struct {
 
 // New makes a Cloud. It calls nobody: the cloud may be away when the control plane starts.
 func New(c Config) (*Cloud, error) {
-	c, err := c.withDefaults()
-	if err != nil {
+	if err := c.check(); err != nil {
 		return nil, err
 	}
-	trusted, err := transport(c.CAFile)
-	if err != nil {
-		return nil, err
-	}
-	return &Cloud{config: c, http: http.Client{Timeout: c.Timeout, Transport: newPatient(trusted, c.Clock)}}, nil
+	return &Cloud{config: c}, nil
 }
 
-func transport(caFile string) (*http.Transport, error) {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	if caFile == "" {
-		return t, nil
-	}
-	pem, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, fmt.Errorf("openstack: read the CA file: %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("openstack: %s has no certificate in PEM", caFile)
-	}
-	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
-	return t, nil
-}
-
-// session logs in, once.
+// session finds the services, once.
 func (c *Cloud) session(ctx context.Context) (*session, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,17 +69,8 @@ func (c *Cloud) session(ctx context.Context) (*session, error) {
 }
 
 func (c *Cloud) login(ctx context.Context) (*session, error) {
-	client, err := stack.NewClient(c.config.AuthURL)
+	client, err := c.config.Account.Login(ctx)
 	if err != nil {
-		return nil, err
-	}
-	client.HTTPClient = c.http
-	client.UserAgent.Prepend("grove")
-	if err := stack.Authenticate(ctx, client, gophercloud.AuthOptions{
-		IdentityEndpoint: c.config.AuthURL, Username: c.config.Username, Password: c.config.Password, DomainName: c.config.UserDomain,
-		Scope:       &gophercloud.AuthScope{ProjectName: c.config.Project, DomainName: c.config.ProjectDomain},
-		AllowReauth: true,
-	}); err != nil {
 		return nil, err
 	}
 	s := &session{}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/cloud/cloudtest"
+	"github.com/grove-dbaas/grove/internal/keystone"
 )
 
 // open connects to the OpenStack that the usual variables name, as a service account; GROVE_TEST_NETWORK is the id of the
@@ -21,10 +22,16 @@ func open(t *testing.T) *Cloud {
 	if url == "" {
 		t.Skip("there is no OpenStack to test against (OS_AUTH_URL)")
 	}
-	c, err := New(Config{
+	account, err := keystone.NewAccount(keystone.Config{
 		AuthURL: url, Username: os.Getenv("OS_USERNAME"), Password: os.Getenv("OS_PASSWORD"), UserDomain: os.Getenv("OS_USER_DOMAIN_NAME"),
-		Project: os.Getenv("OS_PROJECT_NAME"), ProjectDomain: os.Getenv("OS_PROJECT_DOMAIN_NAME"), Region: os.Getenv("OS_REGION_NAME"),
-		CAFile: os.Getenv("OS_CACERT"), Network: os.Getenv("GROVE_TEST_NETWORK"), ImageTags: []string{os.Getenv("GROVE_TEST_IMAGE_TAG")},
+		Project: os.Getenv("OS_PROJECT_NAME"), ProjectDomain: os.Getenv("OS_PROJECT_DOMAIN_NAME"), CAFile: os.Getenv("OS_CACERT"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Config{
+		Account: account, Region: os.Getenv("OS_REGION_NAME"),
+		Network: os.Getenv("GROVE_TEST_NETWORK"), ImageTags: []string{os.Getenv("GROVE_TEST_IMAGE_TAG")},
 	})
 	if err != nil {
 		t.Fatal(err)

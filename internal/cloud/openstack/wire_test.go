@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/keystone"
 )
 
 // wire is the services' side of the wire: Keystone, and whatever a test answers for the others.
@@ -87,9 +87,11 @@ func fault(status int, body string, headers ...string) func(http.ResponseWriter,
 
 func (w *wire) cloud(t *testing.T, change func(*Config)) *Cloud {
 	t.Helper()
-	config := Config{
-		AuthURL: w.URL + "/v3", Username: "grove", Password: "of-the-service-account", Project: "service", Region: "RegionOne", Network: "net",
+	account, err := keystone.NewAccount(keystone.Config{AuthURL: w.URL + "/v3", Username: "grove", Password: "of-the-service-account", Project: "service"})
+	if err != nil {
+		t.Fatal(err)
 	}
+	config := Config{Account: account, Region: "RegionOne", Network: "net"}
 	if change != nil {
 		change(&config)
 	}
@@ -185,55 +187,5 @@ func TestLoginAnew(t *testing.T) {
 	v, err := w.cloud(t, nil).Volume(t.Context(), "v")
 	if err != nil || v.SizeGB != 2 || w.logins != 2 {
 		t.Errorf("%+v, %v after %d logins", v, err, w.logins)
-	}
-}
-
-// TestKeystoneAway: the cloud is found later.
-func TestKeystoneAway(t *testing.T) {
-	w := newWire(t)
-	away := w.cloud(t, func(c *Config) { c.AuthURL = "http://127.0.0.1:1/v3" })
-	if _, err := away.Volume(t.Context(), "v"); err == nil || dbaas.ErrorCode(err) != dbaas.Internal {
-		t.Errorf("%v", err)
-	}
-	away.config.AuthURL = w.URL + "/v3"
-	w.answers["GET /volume/v3/volumes/v"] = fault(200, `{"volume": {"id": "v", "status": "available", "size": 2}}`, "Content-Type", "application/json")
-	if _, err := away.Volume(t.Context(), "v"); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestPatience: who asks to be left alone is left alone, for as long as is asked and bearable.
-func TestPatience(t *testing.T) {
-	for asked, want := range map[string]time.Duration{"30": 30 * time.Second, "86400": mostPatience, "Thu, 01 Jan 2026 00:00:40 GMT": 40 * time.Second, "": 0, "soon": 0} {
-		t.Run(asked, func(t *testing.T) {
-			now := clock.NewManual(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
-			calls := 0
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				calls++
-				w.Header().Set("Retry-After", asked)
-				w.WriteHeader(http.StatusTooManyRequests)
-			}))
-			defer server.Close()
-			client := http.Client{Transport: newPatient(http.DefaultTransport, now)}
-			call := func() int {
-				t.Helper()
-				before := calls
-				if resp, err := client.Get(server.URL); err == nil {
-					resp.Body.Close()
-				}
-				return calls - before
-			}
-			call()
-			if want > 0 {
-				now.Advance(want - time.Second)
-				if call() > 0 {
-					t.Error("it was asked again too soon")
-				}
-			}
-			now.Advance(time.Second)
-			if call() == 0 {
-				t.Error("it is not asked any more")
-			}
-		})
 	}
 }
