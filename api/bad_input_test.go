@@ -117,11 +117,13 @@ func (s *street) validBodies() map[string][]string {
 		"POST /clusters/{id}": {`{"grow": [{"flavorRef": "1", "volume": {"size": 1}, "type": "replica", "related_to": "mine-member-1"}]}`,
 			`{"resize": {"volume": {"size": 2}}}`, `{"resize": {"flavorRef": "2"}}`, `{"restart": {}}`,
 			`{"configuration_attach": {"configuration_id": "` + s.own.configuration + `"}}`, `{"reset-status": {"force_delete": true}}`},
-		"POST /clusters/{id}/root":         {`{"password": "wonderland1"}`},
-		"POST /mgmt/instances/{id}/action": {`{"stop": {}}`, `{"rebuild": {}}`, `{"reset-task-status": {}}`},
-		"POST /mgmt/clusters/{id}/action":  {`{"reset-task": {}}`},
-		"PUT /mgmt/quotas/{id}":            {`{"quotas": {"instances": 5}}`},
-		"POST /operations/{id}/action":     {`{"retry": {}}`, `{"cancel": {}}`},
+		"POST /clusters/{id}/root":                 {`{"password": "wonderland1"}`},
+		"POST /mgmt/instances/{id}/action":         {`{"stop": {}}`, `{"rebuild": {}}`, `{"reset-task-status": {}}`},
+		"POST /mgmt/clusters/{id}/action":          {`{"reset-task": {}}`},
+		"PUT /mgmt/quotas/{id}":                    {`{"quotas": {"instances": 5}}`},
+		"POST /mgmt/datastore-versions":            {`{"version": {"name": "7.0", "version": "7.0.99", "datastore_name": "redis", "datastore_manager": "redis", "image": "i", "image_tags": ["grove"], "packages": ["p"], "active": true, "default": true}}`},
+		"PATCH /mgmt/datastore-versions/{version}": {`{"name": "7.0", "datastore_manager": "redis", "image": "i", "image_tags": ["grove"], "packages": ["p"], "active": true, "default": true}`},
+		"POST /operations/{id}/action":             {`{"retry": {}}`, `{"cancel": {}}`},
 	}
 }
 

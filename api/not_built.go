@@ -17,7 +17,6 @@ func (s *Server) notBuiltRoutes() []route {
 		name, rule string
 		routes     []string
 	}{
-		{"Deleting a datastore", "datastore:delete", []string{"DELETE /datastores/{datastore}"}},
 		{"The resource backups", "backup:index", []string{
 			"GET /instances/{id}/backups", "GET /backups", "POST /backups", "GET /backups/{id}", "DELETE /backups/{id}"}},
 		{"The resource backup_strategies", "backup_strategy:index", []string{
@@ -38,9 +37,6 @@ func (s *Server) notBuiltRoutes() []route {
 			"GET /mgmt/datastores/versions/{version}/parameters", "POST /mgmt/datastores/versions/{version}/parameters",
 			"GET /mgmt/datastores/versions/{version}/parameters/{name}", "PUT /mgmt/datastores/versions/{version}/parameters/{name}",
 			"DELETE /mgmt/datastores/versions/{version}/parameters/{name}"}},
-		{"The resource mgmt/datastore-versions", "mgmt:datastore_versions", []string{
-			"GET /mgmt/datastore-versions", "POST /mgmt/datastore-versions", "GET /mgmt/datastore-versions/{version}",
-			"PATCH /mgmt/datastore-versions/{version}", "DELETE /mgmt/datastore-versions/{version}"}},
 	} {
 		for _, line := range resource.routes {
 			all = append(all, notBuiltRoute(line, resource.name, resource.rule))

@@ -38,6 +38,60 @@ type MgmtVolume struct {
 	Total *float64 `json:"total,omitempty"`
 }
 
+// MgmtVersion is a datastore version with what an administrator sets of it.
+type MgmtVersion struct {
+	ID               string   `json:"id"`
+	Name             string   `json:"name"`
+	Version          string   `json:"version"` // its number; the name when none was given
+	DatastoreID      string   `json:"datastore_id"`
+	DatastoreName    string   `json:"datastore_name"`
+	DatastoreManager string   `json:"datastore_manager"`
+	Image            string   `json:"image"`
+	ImageTags        []string `json:"image_tags"`
+	Packages         []string `json:"packages"`
+	Active           bool     `json:"active"`
+	Default          bool     `json:"default"`
+	RegistryExt      string   `json:"registry_ext"`
+	ReplStrategy     string   `json:"repl_strategy"`
+}
+
+// MgmtVersionEnvelope is the answer with one version.
+type MgmtVersionEnvelope struct {
+	Version MgmtVersion `json:"version"`
+}
+
+// MgmtVersionList is the versions of all datastores.
+type MgmtVersionList struct {
+	Versions []MgmtVersion `json:"versions"`
+}
+
+// CreateVersionRequest offers a version of a datastore.
+type CreateVersionRequest struct {
+	Version *CreateVersion `json:"version"`
+}
+
+// CreateVersion is a version as it is wished.
+type CreateVersion struct {
+	_             struct{} `wire:"strict"`
+	DatastoreName string   `json:"datastore_name"`
+	Number        string   `json:"version,omitempty"`
+	UpdateVersion
+}
+
+// UpdateVersion is the body of a change; what is absent stays. It is in no envelope.
+type UpdateVersion struct {
+	_                struct{}  `wire:"strict"`
+	Name             *string   `json:"name,omitempty"`
+	DatastoreManager *string   `json:"datastore_manager,omitempty"`
+	Image            *string   `json:"image,omitempty"`
+	ImageTags        *[]string `json:"image_tags,omitempty"`
+	Packages         *[]string `json:"packages,omitempty"`
+	Active           *bool     `json:"active,omitempty"`
+	Default          *bool     `json:"default,omitempty"`
+	RegistryExt      *string   `json:"registry_ext,omitempty"`
+	ReplStrategy     *string   `json:"repl_strategy,omitempty"`
+}
+
 // GuestStatus is what the primary guest said last of its database.
 type GuestStatus struct {
 	StateDescription string `json:"state_description"`

@@ -16,7 +16,7 @@ import (
 func (a *app) datastoreCommand() *cobra.Command {
 	return a.group("datastore", "Datastores, their versions and parameters",
 		a.datastoreList(), a.datastoreShow(),
-		a.group("version", "Versions of datastores", a.versionList(), a.versionShow()),
+		a.group("version", "Versions of datastores", a.versionList(), a.versionShow(), a.versionCreate(), a.versionSet(), a.versionDelete()),
 		a.group("parameter", "Parameters that configuration groups may set", a.parameterList(), a.parameterShow()),
 	)
 }

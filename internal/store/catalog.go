@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"slices"
 	"strings"
 
@@ -24,6 +25,24 @@ func (tx *Tx) UpsertVersion(v *dbaas.DatastoreVersion) error {
 	tx.setTime(&v.CreatedAt)
 	replace := replaceBy("id", "datastore_id", "name", "number", "manager", "active", "image", "image_tags", "packages")
 	return tx.failed("write datastore version", tx.db.Clauses(replace).Create(v).Error)
+}
+
+// DeleteDatastore removes a datastore without versions.
+func (tx *Tx) DeleteDatastore(id string) error {
+	return tx.failed("delete datastore", tx.db.Where("id = ?", id).Delete(&dbaas.Datastore{}).Error)
+}
+
+// DeleteVersion removes a version that is not in use.
+func (tx *Tx) DeleteVersion(id string) error {
+	return tx.failed("delete datastore version", tx.db.Where("id = ?", id).Delete(&dbaas.DatastoreVersion{}).Error)
+}
+
+// VersionInUse tells whether a row refers to a version, that of something deleted included.
+func (tx *Tx) VersionInUse(id string) (used bool, err error) {
+	err = tx.db.Raw(`SELECT EXISTS (SELECT 1 FROM instances WHERE datastore_version_id = @id)
+	OR EXISTS (SELECT 1 FROM clusters WHERE datastore_version_id = @id)
+	OR EXISTS (SELECT 1 FROM configurations WHERE datastore_version_id = @id)`, sql.Named("id", id)).Scan(&used).Error
+	return used, tx.failed("look for the uses of a datastore version", err)
 }
 
 // Datastores lists datastores and versions, also those that are not active.

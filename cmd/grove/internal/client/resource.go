@@ -190,6 +190,26 @@ func (c *Client) SetQuotas(ctx context.Context, project string, limits map[strin
 	return body.Quotas, err
 }
 
+// MgmtVersions lists the versions of all datastores: the administrator's.
+func (c *Client) MgmtVersions(ctx context.Context) ([]wire.MgmtVersion, error) {
+	return list[wire.MgmtVersion](ctx, c, request{path: []string{"mgmt", "datastore-versions"}}, "versions", Page{})
+}
+
+// CreateVersion offers a version of a datastore.
+func (c *Client) CreateVersion(ctx context.Context, v wire.CreateVersion) (*Reply, error) {
+	return c.call(ctx, request{method: http.MethodPost, path: []string{"mgmt", "datastore-versions"}, in: wire.CreateVersionRequest{Version: &v}})
+}
+
+// UpdateVersion changes a version.
+func (c *Client) UpdateVersion(ctx context.Context, id string, v wire.UpdateVersion) (*Reply, error) {
+	return c.call(ctx, request{method: http.MethodPatch, path: []string{"mgmt", "datastore-versions", id}, in: v})
+}
+
+// DeleteVersion withdraws a version.
+func (c *Client) DeleteVersion(ctx context.Context, id string) (*Reply, error) {
+	return c.call(ctx, request{method: http.MethodDelete, path: []string{"mgmt", "datastore-versions", id}})
+}
+
 // CA shows the authority that signs the certificates of databases.
 func (c *Client) CA(ctx context.Context) (*wire.CA, error) { return get[wire.CA](ctx, c, "ca", "ca") }
 
