@@ -96,6 +96,18 @@ func (m *Manager) deaf(ctx context.Context, s *subject, members []member) []stri
 	return deaf
 }
 
+// misses tells whether a guest that can be done without does not answer, and has been given patience. Until then it waits.
+func (m *Manager) misses(ctx context.Context, op *engine.Operation, s *subject) (bool, error) {
+	if len(m.deaf(ctx, s, []member{{s.instance, s.guest}})) == 0 {
+		return false, nil
+	}
+	if inStep(op) < patience && !slices.Contains(behind(s.instance), s.guest.ID) {
+		op.SetProgress("a guest does not answer; if it stays so, it is told when it returns")
+		return false, later(op, agentPoll)
+	}
+	return true, nil
+}
+
 // behind gives the guests of an instance that missed a change of its secrets.
 func behind(in *dbaas.Instance) []string {
 	if in.Applied == nil {
@@ -107,22 +119,28 @@ func behind(in *dbaas.Instance) []string {
 // leaveBehind notes who of the members missed the operation's change of secrets, and that the others are up to date.
 func leaveBehind(tx *store.Tx, s *subject, members []member, missed []string) error {
 	for _, m := range members {
-		in, is := m.instance, slices.Contains(missed, m.guest.ID)
-		if in.Applied == nil || slices.Contains(in.Applied.Behind, m.guest.ID) == is {
+		if !noteBehind(m, missed) || m.instance.ID == s.instance.ID { // that is written with the operation's subject
 			continue
 		}
-		in.Applied.Behind = slices.DeleteFunc(in.Applied.Behind, func(id string) bool { return id == m.guest.ID })
-		if is {
-			in.Applied.Behind = append(in.Applied.Behind, m.guest.ID)
-		}
-		if in.ID == s.instance.ID {
-			continue // written with the operation's subject
-		}
-		if err := tx.UpdateInstance(in); err != nil {
+		if err := tx.UpdateInstance(m.instance); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// noteBehind notes on a member's instance whether its guest is one of those that missed a change, and tells whether that is
+// news.
+func noteBehind(m member, missed []string) (news bool) {
+	in, is := m.instance, slices.Contains(missed, m.guest.ID)
+	if in.Applied == nil || slices.Contains(in.Applied.Behind, m.guest.ID) == is {
+		return false
+	}
+	in.Applied.Behind = slices.DeleteFunc(in.Applied.Behind, func(id string) bool { return id == m.guest.ID })
+	if is {
+		in.Applied.Behind = append(in.Applied.Behind, m.guest.ID)
+	}
+	return true
 }
 
 const catchUpEvery = 10 * time.Second

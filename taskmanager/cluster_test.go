@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -240,8 +241,39 @@ func TestLostMembersComeBack(t *testing.T) {
 		}
 		return fmt.Errorf("health is %+v, operation %+v", v.Health, v.Operation)
 	})
-	h.requireCluster(t, id, 3, 3)
+	v = h.requireCluster(t, id, 3, 3)
 	if err := client.Set(ctx, "k", "w", 0).Err(); err != nil {
 		t.Error(err)
 	}
+	h.requirePasswordWithout(t, &v.Members[0])
+}
+
+// requirePasswordWithout has a member's server lose its power: the others get a new password all the same, and it too when it
+// is back.
+func (h *house) requirePasswordWithout(t *testing.T, lost *dbaas.InstanceView) {
+	t.Helper()
+	must(t, h.local.PowerOffServer(t.Context(), lost.Guests[0].ServerID))
+	root, err := h.control.EnableClusterRoot(t.Context(), tester, lost.ClusterID, "")
+	must(t, err)
+	h.succeeded(t, root.OperationID)
+	for _, m := range h.clusterView(t, lost.ClusterID).Members {
+		one := redis.NewClient(&redis.Options{Addr: m.Addresses[0].Address + ":6379", Password: root.Password, DisableIdentity: true})
+		defer one.Close()
+		if m.ID != lost.ID {
+			must(t, one.Ping(t.Context()).Err())
+			continue
+		}
+		var state string
+		h.sql(t, "SELECT state FROM operations WHERE id = '"+root.OperationID+"'", &state)
+		if !strings.Contains(state, `"missed":["`+m.Guests[0].ID+`"]`) {
+			t.Errorf("the guest was told, or waited for: %s", state)
+		}
+		defer testbed.Eventually(t, 3*time.Minute, func() error { return one.Ping(t.Context()).Err() })
+	}
+	testbed.Eventually(t, 3*time.Minute, func() error {
+		if now := h.view(t, lost.ID); len(now.Applied.Behind) > 0 || !now.Task.Idle() {
+			return fmt.Errorf("the member is %s and behind: %v", now.Task, now.Applied.Behind)
+		}
+		return nil
+	})
 }

@@ -30,10 +30,11 @@ type configureClusterState struct {
 	control.ConfigureClusterState
 	Done            []string            `json:"done,omitempty"` // guests
 	Restored        []string            `json:"restored,omitempty"`
+	Missed          []string            `json:"missed,omitempty"`           // guests that do not answer
 	RestartRequired map[string][]string `json:"restart_required,omitempty"` // by guest
 }
 
-// configureMembers configures one member at a time.
+// configureMembers configures one member at a time. Those that do not answer are given patience, and then missed.
 func (m *Manager) configureMembers(ctx context.Context, op *engine.Operation) error {
 	var state configureClusterState
 	if err := op.Load(&state); err != nil {
@@ -43,11 +44,10 @@ func (m *Manager) configureMembers(ctx context.Context, op *engine.Operation) er
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(c.members, func(m member) bool { return !slices.Contains(state.Done, m.guest.ID) })
-	if i < 0 {
-		return nil
+	s, err := m.nextMember(ctx, op, c, &state, state.Done)
+	if err != nil || s == nil {
+		return err
 	}
-	s := c.on(c.members[i])
 	desired, err := m.desired(ctx, s)
 	if err != nil {
 		return err
@@ -74,6 +74,29 @@ func (m *Manager) configureMembers(ctx context.Context, op *engine.Operation) er
 	return engine.Wait(0)
 }
 
+// nextMember gives the next member that is not done, nil when there is none. One that does not answer is noted as missed.
+func (m *Manager) nextMember(ctx context.Context, op *engine.Operation, c *clusterSubject, state *configureClusterState, done []string) (*subject, error) {
+	i := slices.IndexFunc(c.members, func(m member) bool {
+		return !slices.Contains(done, m.guest.ID) && !slices.Contains(state.Missed, m.guest.ID)
+	})
+	if i < 0 {
+		return nil, nil
+	}
+	s := c.on(c.members[i])
+	missed, err := m.misses(ctx, op, s)
+	if err != nil || !missed {
+		return s, err
+	}
+	if len(state.Missed)+1 == len(c.members) {
+		return nil, later(op, agentPoll) // somebody must know it
+	}
+	state.Missed = append(state.Missed, s.guest.ID)
+	if err := op.Put(*state); err != nil {
+		return nil, err
+	}
+	return nil, engine.Wait(0)
+}
+
 func (m *Manager) markClusterConfigured(ctx context.Context, op *engine.Operation) error {
 	var state configureClusterState
 	if err := op.Load(&state); err != nil {
@@ -93,6 +116,7 @@ func (m *Manager) markClusterConfigured(ctx context.Context, op *engine.Operatio
 				}
 			}
 			settle(c.on(m), state.RestartRequired[m.guest.ID])
+			noteBehind(m, state.Missed)
 		}
 		rest(c)
 		return nil
@@ -109,11 +133,13 @@ func (m *Manager) restoreMembers(ctx context.Context, op *engine.Operation) erro
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(c.members, func(m member) bool { return !slices.Contains(state.Restored, m.guest.ID) })
-	if i < 0 || len(state.Restored) > len(state.Done) { // the one that refused was the one after those that were done
+	if len(state.Restored) > len(state.Done) { // the one that refused was the one after those that were done
 		return nil
 	}
-	s := c.on(c.members[i])
+	s, err := m.nextMember(ctx, op, c, &state, state.Restored)
+	if err != nil || s == nil {
+		return err
+	}
 	desired, err := m.desiredWith(ctx, s, state.PreviousValues)
 	if err != nil {
 		return err
@@ -157,6 +183,9 @@ func (m *Manager) keepClusterConfiguration(ctx context.Context, op *engine.Opera
 			}
 			m.instance.ConfigurationID = previous
 			settle(c.on(m), waits)
+			if restored {
+				noteBehind(m, state.Missed)
+			}
 		}
 		rest(c)
 		c.cluster.Fault = op.Failure

@@ -109,6 +109,9 @@ func (m *Manager) keepConfiguration(ctx context.Context, op *engine.Operation, r
 		}
 		settle(s, state.RestartRequired)
 		s.instance.Fault = op.Failure
+		if !restored {
+			return nil // who was behind still is
+		}
 		return leaveBehind(tx, s, told(s, state.SetsPassword), state.Missed)
 	})
 }

@@ -3,7 +3,9 @@ package taskmanager
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
@@ -70,20 +72,50 @@ func (m *Manager) loadOf(ctx context.Context, op *engine.Operation, instanceID s
 // patience is how long a change of the whole group waits for a member that does not answer and is not needed for it.
 const patience = 30 * time.Second
 
-// tellRoles tells every member of the group its role, whoever takes writes first. A follower that does not answer is left
-// behind in the end, with a fault: it is told when it is restarted.
+// tellRoles tells every member of the group its role: whoever takes writes first, then all others at once. A follower that
+// does not answer is left behind in the end, with a fault: it is told when it is restarted.
 func (m *Manager) tellRoles(ctx context.Context, op *engine.Operation, s *subject, deed string) error {
-	for _, one := range s.up() {
+	members := s.up()
+	deaf := m.deaf(ctx, s, members)
+	var mu sync.Mutex
+	var orders sync.WaitGroup
+	var missed []string // instances
+	var errs []error
+	for _, one := range members {
 		at := s.on(one)
-		err := m.configureGuest(ctx, op, at, deed)
-		if err == nil {
+		switch {
+		case at.follows() == nil:
+			if err := m.configureGuest(ctx, op, at, deed); err != nil {
+				return err
+			}
+			continue
+		case slices.Contains(deaf, one.guest.ID):
+			missed = append(missed, one.instance.ID)
 			continue
 		}
-		if at.follows() == nil || inStep(op) < patience {
-			return err
+		orders.Go(func() {
+			err := m.configureGuest(ctx, op, at, deed)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs, missed = append(errs, err), append(missed, one.instance.ID)
+			}
+		})
+	}
+	orders.Wait()
+	if len(missed) == 0 {
+		return nil
+	}
+	if inStep(op) < patience {
+		op.SetProgress("%d of %d guests have not been told their role", len(missed), len(members))
+		if len(errs) > 0 {
+			return errors.Join(errs...)
 		}
-		m.Logger.WarnContext(ctx, "member not told its role", "operation", op.ID, "instance", one.instance.ID, "error", err)
-		if err := m.blame(ctx, op, one.instance.ID); err != nil {
+		return later(op, agentPoll)
+	}
+	m.Logger.WarnContext(ctx, "members not told their role", "operation", op.ID, "instances", missed, "error", errors.Join(errs...))
+	for _, id := range missed {
+		if err := m.blame(ctx, op, id); err != nil {
 			return err
 		}
 	}

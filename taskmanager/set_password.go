@@ -74,15 +74,17 @@ func (m *Manager) restorePassword(ctx context.Context, op *engine.Operation) err
 	return op.Put(state)
 }
 
-func (m *Manager) keepPassword(ctx context.Context, op *engine.Operation, _ bool) error {
+func (m *Manager) keepPassword(ctx context.Context, op *engine.Operation, restored bool) error {
 	var state passwordState
 	if err := op.Load(&state); err != nil {
 		return err
 	}
 	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
 		s.instance.Task, s.instance.Fault = s.instance.IdleTask(), op.Failure
-		if err := leaveBehind(tx, s, s.members, state.Missed); err != nil {
-			return err
+		if restored {
+			if err := leaveBehind(tx, s, s.members, state.Missed); err != nil {
+				return err
+			}
 		}
 		return dropPending(tx, s.group.ID)
 	})

@@ -108,15 +108,17 @@ func adoptUsers(tx *store.Tx, groupID string) error {
 }
 
 // keepUsers forgets the users that were not set after all.
-func (m *Manager) keepUsers(ctx context.Context, op *engine.Operation, _ bool) error {
+func (m *Manager) keepUsers(ctx context.Context, op *engine.Operation, restored bool) error {
 	var state usersState
 	if err := op.Load(&state); err != nil {
 		return err
 	}
 	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
 		s.instance.Task, s.instance.Fault = s.instance.IdleTask(), op.Failure
-		if err := leaveBehind(tx, s, s.members, state.Missed); err != nil {
-			return err
+		if restored {
+			if err := leaveBehind(tx, s, s.members, state.Missed); err != nil {
+				return err
+			}
 		}
 		id, err := tx.FindSecret(s.group.ID, control.SecretPendingUsers)
 		if err != nil || id == "" {
