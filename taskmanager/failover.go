@@ -500,7 +500,7 @@ type failoverReport struct {
 func (m *Manager) publishFailover(ctx context.Context, op *engine.Operation) error {
 	return m.eachOf(ctx, op, func(state *control.FailoverState, _ *subject) error {
 		err := m.update(ctx, op, func(tx *store.Tx, s *subject) error {
-			if state.Planned || state.Drill {
+			if (state.Planned || state.Drill) && op.ParentID == "" {
 				settle(s, restartRequired(s.instance))
 			}
 			if !state.Revive {
@@ -654,8 +654,10 @@ func (m *Manager) followOld(ctx context.Context, op *engine.Operation, old *subj
 // publishSettled tells how a failover that failed has ended. What was parked goes on with the instance.
 func (m *Manager) publishSettled(ctx context.Context, op *engine.Operation, state *control.FailoverState) error {
 	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
-		s.instance.Fault = op.Failure
-		if state.Planned || state.Drill {
+		if op.ParentID == "" {
+			s.instance.Fault = op.Failure
+		}
+		if (state.Planned || state.Drill) && op.ParentID == "" {
 			s.instance.Task = s.instance.IdleTask()
 		}
 		if state.Over || state.PointedAt == 0 {

@@ -27,7 +27,7 @@ func TestFailedAtEveryStep(t *testing.T) {
 			var at standing
 			for _, w := range sorted(t, taskmanager.Workflows()) {
 				tr := trials()[w.Kind]
-				if tr.heavy && (name != "sqlite" || tr.soaks) && !fullCrash() {
+				if !chosen(w.Kind) || tr.heavy && (name != "sqlite" || tr.soaks) && !fullCrash() {
 					continue
 				}
 				steps := w.Steps[:len(w.Steps)-1] // after the last step there is nothing left to fail
@@ -109,7 +109,7 @@ func TestDeletedAtEveryStep(t *testing.T) {
 	n := 0
 	for _, w := range sorted(t, taskmanager.Workflows()) {
 		tr := trials()[w.Kind]
-		if tr.deletes || w.Kind == "create_replicas" || tr.form != "" && tr.form != "standby" || strings.HasSuffix(w.Kind, "_cluster") || !tr.heavy && !fullCrash() {
+		if !chosen(w.Kind) || tr.deletes || w.Kind == "create_replicas" || tr.form != "" && tr.form != "standby" || strings.HasSuffix(w.Kind, "_cluster") || !tr.heavy && !fullCrash() {
 			continue
 		}
 		for _, s := range w.Steps {

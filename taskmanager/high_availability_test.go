@@ -149,17 +149,7 @@ func failoverTrial() trial {
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
 			v := h.awaitProtected(t, in)
 			before, token = v.PrimaryGuestID, uuid.NewString()
-			c := h.tenant(t, v)
-			testbed.Eventually(t, 60*time.Second, func() error {
-				if err := c.Set(ctx, "confirmed", token, 0).Err(); err != nil {
-					return err
-				}
-				n, err := c.Wait(ctx, 1, 5*time.Second).Result()
-				if err == nil && n < 1 {
-					err = errors.New("not confirmed")
-				}
-				return err
-			})
+			h.confirm(ctx, t, v, token)
 			return h.failOver(ctx, t, in, h.turn(t, "failover")%2 == 1)
 		},
 		check: func(t *testing.T, h *house, v *dbaas.InstanceView) {

@@ -37,6 +37,9 @@ func (m *Manager) stopForRebuild(ctx context.Context, op *engine.Operation) erro
 	if err != nil {
 		return err
 	}
+	if overtaken(op, s) {
+		return errOvertaken()
+	}
 	err = m.agent(s).Stop(ctx, guest.StopRequest{Fence: fence(op, s, "stop")})
 	if err != nil && inStep(op) < rebuildPatience {
 		op.SetProgress("the guest agent does not answer")

@@ -37,13 +37,16 @@ func (m *Manager) stopDatabase(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return err
 	}
+	if overtaken(op, s) {
+		return errOvertaken()
+	}
 	return refused(m.agent(s).Stop(ctx, guest.StopRequest{Fence: fence(op, s, "stop")}))
 }
 
 // startDatabase starts the database, unless its tenant had it stopped.
 func (m *Manager) startDatabase(ctx context.Context, op *engine.Operation) error {
 	s, err := m.load(ctx, op)
-	if err != nil || s.instance.Stopped {
+	if err != nil || s.instance.Stopped || op.Failure != nil && overtaken(op, s) {
 		return err
 	}
 	return refused(m.agent(s).Restart(ctx, fence(op, s, "start")))
@@ -120,7 +123,7 @@ func (m *Manager) confirmResize(ctx context.Context, op *engine.Operation) error
 // revertFlavor brings the server and the database back to what they were.
 func (m *Manager) revertFlavor(ctx context.Context, op *engine.Operation) error {
 	s, err := m.load(ctx, op)
-	if err != nil {
+	if err != nil || overtaken(op, s) {
 		return err
 	}
 	done, err := m.revertServer(ctx, s)

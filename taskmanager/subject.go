@@ -325,6 +325,9 @@ func settle(s *subject, restart []string) {
 
 // markActive is the last step of a change after which nothing is pending.
 func (m *Manager) markActive(ctx context.Context, op *engine.Operation) error {
+	if partial(op) {
+		return nil
+	}
 	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
 		settle(s, nil)
 		return nil
@@ -334,6 +337,9 @@ func (m *Manager) markActive(ctx context.Context, op *engine.Operation) error {
 // keepServing ends a change that failed for good where a usable database remains: ACTIVE, with the fault and what
 // restore puts back.
 func (m *Manager) keepServing(ctx context.Context, op *engine.Operation, restore func(s *subject)) error {
+	if partial(op) {
+		return nil
+	}
 	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
 		if restore != nil {
 			restore(s)
@@ -347,6 +353,9 @@ func (m *Manager) keepServing(ctx context.Context, op *engine.Operation, restore
 // giveUp ends a change that left no usable database: ERROR, with the fault. Delete is what cleans up; where it has
 // removed the instance already there is nothing left to say.
 func (m *Manager) giveUp(ctx context.Context, op *engine.Operation) error {
+	if partial(op) {
+		return nil
+	}
 	err := m.update(ctx, op, func(_ *store.Tx, s *subject) error {
 		s.instance.Task = dbaas.TaskError
 		s.instance.Fault = op.Failure

@@ -77,6 +77,7 @@ func (m *Manager) Workflows() []engine.Workflow {
 		m.createInstance(),
 		m.deleteInstance(),
 		m.restartInstance(),
+		m.restartPair(),
 		m.stopInstance(),
 		m.startInstance(),
 		m.resizeVolume(),

@@ -94,6 +94,7 @@ func trials() map[string]trial {
 		"change_availability": changeAvailabilityTrial(),
 		"failover":            failoverTrial(),
 		"repair_standby":      repairTrial(),
+		"restart_pair":        restartPairTrial(),
 	}
 }
 

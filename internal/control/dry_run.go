@@ -104,6 +104,8 @@ func effects(kind string, w Workflow) []string {
 		said = append(said, "All data is lost.")
 	case "restart_instance", "resize_flavor", "upgrade_instance", "rebuild_instance":
 		said = append(said, "Connections are cut, and a single database does not answer until it has loaded its data again.")
+	case "restart_pair":
+		said = append(said, "Connections are cut once, when the standby takes over: writes wait for less than a second, and none is lost.")
 	case "create_cluster":
 		said = append(said, "Nothing that exists is touched.")
 	case kindDeleteCluster:

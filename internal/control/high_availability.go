@@ -148,6 +148,14 @@ func (s *Service) FailOver(ctx context.Context, c Caller, id string, drill bool)
 	})
 }
 
+// forPair chooses between what is done to a single database in place and to a hot standby guest by guest.
+func forPair(in *dbaas.Instance, single, pair string) string {
+	if in.HighAvailability != nil {
+		return pair
+	}
+	return single
+}
+
 // standbyReady tells whether a guest beside the primary could take over.
 func standbyReady(guests []dbaas.Guest, primary string) bool {
 	for i := range guests {

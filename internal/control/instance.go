@@ -131,7 +131,7 @@ func (s *Service) RestartInstance(ctx context.Context, c Caller, id string) (str
 		if in.Stopped {
 			return change{kind: "start_instance"}, nil
 		}
-		return change{kind: "restart_instance"}, nil
+		return change{kind: forPair(in, "restart_instance", "restart_pair")}, nil
 	})
 }
 

@@ -124,6 +124,13 @@ func (w *writer) forget() {
 	w.errors, w.pause, w.lastOK = nil, 0, time.Time{}
 }
 
+// longestPause gives the longest time between two acknowledged writes since forget, and how many failed.
+func (w *writer) longestPause() (pause time.Duration, failed int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pause, len(w.errors)
+}
+
 // requireNoErrors fails when a write was refused since forget.
 func (w *writer) requireNoErrors(doing string) {
 	w.t.Helper()

@@ -95,7 +95,8 @@ func (tx *Tx) missingLocks(operationID string, resources []string) ([]string, er
 }
 
 // Preempt stores a failover and takes the locks that it needs, also from an operation that holds them: that one is
-// parked, and goes on when the failover has ended. Another failover is not pre-empted: the error is a [BusyError].
+// parked with all that it began, and goes on when the failover has ended. Another failover is not pre-empted, nor an
+// operation that began one: the error is a [BusyError].
 func (tx *Tx) Preempt(failover *dbaas.Operation, lock ...string) error {
 	if err := tx.insertOperation(failover); err != nil {
 		return err
@@ -108,8 +109,20 @@ func (tx *Tx) Preempt(failover *dbaas.Operation, lock ...string) error {
 		if h.Kind == failover.Kind || h.ParkedID != "" {
 			return &BusyError{Resource: h.ResourceLocked, Operation: h.Operation}
 		}
+		begun, err := tx.descendants(h.ID)
+		if err != nil {
+			return err
+		}
+		if i := slices.IndexFunc(begun, func(op dbaas.Operation) bool { return op.Kind == failover.Kind }); i >= 0 {
+			return &BusyError{Resource: h.ResourceLocked, Operation: begun[i]}
+		}
 		if err := tx.takeOver(failover.ID, h); err != nil {
 			return err
+		}
+		for _, op := range begun {
+			if err := tx.park(failover.ID, op.ID); err != nil {
+				return err
+			}
 		}
 		lock = slices.DeleteFunc(slices.Clone(lock), func(r string) bool { return r == h.ResourceLocked })
 	}
@@ -157,16 +170,43 @@ func agree(rows []holderRow, held []dbaas.OperationLock) bool {
 // takeOver parks a lock's holder: at once when nobody is at work on it, else at the next step boundary, for which the
 // failover waits.
 func (tx *Tx) takeOver(failoverID string, h holderRow) error {
-	now := tx.Now()
 	taken := tx.db.Exec(`UPDATE operation_locks SET operation_id = ?, parked_id = ? WHERE resource_id = ? AND operation_id = ?`,
 		failoverID, h.ID, h.ResourceLocked, h.ID)
 	if taken.Error == nil && taken.RowsAffected == 0 {
 		return dbaas.Errorf(dbaas.Conflict, "The lock of %s changed hands.", h.ResourceLocked)
 	}
+	if taken.Error != nil {
+		return tx.failed("take a lock over", taken.Error)
+	}
+	return tx.park(failoverID, h.ID)
+}
+
+// park stops an operation for a failover.
+func (tx *Tx) park(failoverID, id string) error {
+	now := tx.Now()
 	parked := tx.db.Exec(`UPDATE operations SET parked_by = ?, updated_at = ?, `+wakeNow+`,
-		status = CASE WHEN lease_owner <> '' AND lease_until > ? THEN status ELSE 'parked' END WHERE id = ?`,
-		failoverID, now, now, now, now, h.ID)
-	return tx.failed("take a lock over", firstError(taken.Error, parked.Error))
+		status = CASE WHEN lease_owner <> '' AND lease_until > ? THEN status ELSE 'parked' END WHERE id = ? AND ended_at = 0`,
+		failoverID, now, now, now, now, id)
+	return tx.failed("park an operation", parked.Error)
+}
+
+// descendants lists what an operation began and what that began, as far as it has not ended.
+func (tx *Tx) descendants(id string) (all []dbaas.Operation, err error) {
+	list, err := tx.Children(id)
+	if err != nil {
+		return nil, err
+	}
+	for _, op := range list {
+		if op.Status.Ended() {
+			continue
+		}
+		more, err := tx.descendants(op.ID)
+		if err != nil {
+			return nil, err
+		}
+		all = append(append(all, op), more...)
+	}
+	return all, nil
 }
 
 // Supersede makes a running operation one of another kind before its next step: a delete takes over what runs. actor,

@@ -262,6 +262,35 @@ func testSupersede(t *testing.T, s *Store) {
 	}
 }
 
+// TestPreemptParksWhatWasBegun: with an operation all rests that it began; where that is a failover, there is no other.
+func TestPreemptParksWhatWasBegun(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *Store) {
+		parent := enqueue(t, s, "restart_pair", "i")
+		child := &dbaas.Operation{Kind: "restart_instance", ProjectID: testProject, ResourceID: "i", ParentID: parent.ID}
+		do(t, s, func(tx *Tx) error { return tx.Enqueue(child) })
+		failover := &dbaas.Operation{Kind: "failover", ProjectID: testProject, ResourceID: "i"}
+		do(t, s, func(tx *Tx) error { return tx.Preempt(failover, "i") })
+		if claim(t, s, child.ID, time.Minute) != nil {
+			t.Error("what a parked operation began was claimed")
+		}
+		f := claim(t, s, failover.ID, time.Minute)
+		f.Status = dbaas.OperationSucceeded
+		mustSave(t, s, f, engine.Save{Ended: true})
+		c := claim(t, s, child.ID, time.Minute)
+		if c == nil {
+			t.Fatal("what was parked does not go on")
+		}
+		c.Status = dbaas.OperationSucceeded
+		mustSave(t, s, c, engine.Save{Ended: true})
+		planned := &dbaas.Operation{Kind: "failover", ProjectID: testProject, ResourceID: "i", ParentID: parent.ID}
+		do(t, s, func(tx *Tx) error { return tx.Enqueue(planned) })
+		err := s.Tx(t.Context(), func(tx *Tx) error { return tx.Preempt(&dbaas.Operation{Kind: "failover"}, "i") })
+		if busy := (*BusyError)(nil); !errors.As(err, &busy) || busy.Operation.ID != planned.ID {
+			t.Errorf("a failover beside one that was begun gives %v", err)
+		}
+	})
+}
+
 func TestPreempt(t *testing.T) { onBoth(t, testPreempt) }
 
 func testPreempt(t *testing.T, s *Store) {
