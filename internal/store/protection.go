@@ -3,20 +3,30 @@ package store
 import (
 	"context"
 
+	"gorm.io/gorm"
+
 	"github.com/grove-dbaas/grove/internal/dbaas"
 )
 
 // Protected reads the live instances that have a standby and are not stopped, with all that is known of their guests.
 func (s *Store) Protected(ctx context.Context) ([]dbaas.InstanceView, error) {
 	db := s.read.WithContext(ctx)
-	return s.views(db, db.Model(&dbaas.Instance{}).Where("deleted_at = 0 AND high_availability IS NOT NULL AND NOT stopped").Order("id"))
+	return s.views(db, protected(db))
 }
 
-// Behind reads the live instances of which a guest missed a change of its group's secrets, with their guests. They are
-// too few for an index of their own: all instances are read, which a recurring task may do.
+func protected(db *gorm.DB) *gorm.DB {
+	return db.Model(&dbaas.Instance{}).Where("deleted_at = 0 AND high_availability IS NOT NULL AND NOT stopped").Order("id")
+}
+
+// Behind reads the live instances of which a guest missed a change of its group's secrets, with their guests.
 func (s *Store) Behind(ctx context.Context) ([]dbaas.InstanceView, error) {
 	db := s.read.WithContext(ctx)
-	return s.views(db, db.Model(&dbaas.Instance{}).Where("deleted_at = 0 AND applied LIKE ?", `%"behind":[%`).Order("id"))
+	return s.views(db, behind(db))
+}
+
+// behind has its pattern in the statement itself: only so is the index found that was made with it.
+func behind(db *gorm.DB) *gorm.DB {
+	return db.Model(&dbaas.Instance{}).Where(`deleted_at = 0 AND applied LIKE '%"behind":[%'`).Order("id")
 }
 
 // Encrypted reads the live instances whose databases speak TLS, with all that is known of their guests.

@@ -40,12 +40,13 @@ func manyID(n, kind int) string { return fmt.Sprintf("%08x-0000-7000-8000-000000
 
 const manyRows = `INSERT INTO instance_groups (id, project_id, kind, created_at) SELECT ID1, 'demo', 'single', n FROM SERIES;
 INSERT INTO instances (id, project_id, group_id, cluster_id, replica_of, name, datastore_version_id, flavor_id, volume_size,
-	volume_charged, configuration_id, region, access, addresses, task, applied, created_at, updated_at, deleted_at)
+	volume_charged, configuration_id, region, access, addresses, task, applied, high_availability, created_at, updated_at, deleted_at)
 	SELECT ID0, 'demo', ID1, CASE WHEN n % 20 = 0 THEN 'c' ELSE '' END,
 	CASE WHEN n % 50 = 1 AND n > 1 THEN MASTER ELSE '' END,
 	'db' || n, '` + testVersion + `', '1', 2, 2, CASE WHEN n % 2 = 0 THEN '00000001-0000-7000-8000-000000000003' ELSE '' END,
 	'local', '{"is_public":false,"allowed_cidrs":null}', '[{"address":"127.77.0.2","type":"private"}]', 'NONE',
-	'{"flavor_id":"1","volume_size":2}', n, n, CASE WHEN n > 10 AND n <= MANY / 100 THEN n ELSE 0 END FROM SERIES;
+	CASE WHEN n % 100 = 9 THEN '{"flavor_id":"1","volume_size":2,"behind":["g"]}' ELSE '{"flavor_id":"1","volume_size":2}' END,
+	CASE WHEN n % 100 = 7 THEN '{"durability":"async"}' END, n, n, CASE WHEN n > 10 AND n <= MANY / 100 THEN n ELSE 0 END FROM SERIES;
 INSERT INTO guests (id, instance_id, group_id, project_id, queue, status, boot_id, sequence, observed, created_at, updated_at)
 	SELECT ID2, ID0, ID1, 'demo', 'q' || n, 'healthy', 'b', 1, '{"role":"master"}', n, n FROM SERIES;
 INSERT INTO heartbeats (guest_id, boot_id, sequence, seen_at, metrics) SELECT ID2, 'b', 1, n, '{"memory":1}' FROM SERIES;
