@@ -3,6 +3,7 @@ package datastore
 import (
 	"context"
 	"encoding/json"
+	"hash/crc32"
 
 	"github.com/grove-dbaas/grove/internal/dbaas"
 )
@@ -47,6 +48,15 @@ type Position struct {
 	Replication
 	Offset int64 `json:"offset"` // bytes of the history that it has
 }
+
+// The metrics by which every sign of life of a Replica tells its Position.
+const (
+	MetricOffset  = "replication_offset"
+	MetricHistory = "replication_history" // HistoryNumber
+)
+
+// HistoryNumber tells histories apart where only numbers go.
+func HistoryNumber(history string) float64 { return float64(crc32.ChecksumIEEE([]byte(history))) }
 
 // PeerView is how one member sees another.
 type PeerView struct {

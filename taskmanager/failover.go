@@ -495,6 +495,8 @@ type failoverReport struct {
 	PromotedMS  int64  `json:"promoted_ms"`
 	PublishedMS int64  `json:"published_ms"`
 	Loss        string `json:"loss"`
+	// MissingBytes are changes that the old primary is known to have had and the new one lacks.
+	MissingBytes *int64 `json:"missing_bytes,omitempty"`
 }
 
 func (m *Manager) publishFailover(ctx context.Context, op *engine.Operation) error {
@@ -557,10 +559,32 @@ func reportOf(state *control.FailoverState, s *subject) failoverReport {
 	default:
 		r.Loss = "writes that had not reached the standby"
 	}
-	if state.Before != nil && state.After != nil && state.Before.History == state.After.History && state.Before.Offset > 0 {
-		r.Loss += fmt.Sprintf("; %d bytes of changes are known to be missing", max(state.Before.Offset-state.After.Offset, 0))
+	if !state.Planned && !state.Revive {
+		r.MissingBytes = missing(state)
+		r.Loss += "; " + extent(state, r.MissingBytes)
 	}
 	return r
+}
+
+// missing tells how many bytes of what the old primary is known to have had the new one lacks; nil when that is not known.
+func missing(state *control.FailoverState) *int64 {
+	if state.Before == nil || state.After == nil || state.Before.History != state.After.History || state.BeforeAt == 0 {
+		return nil
+	}
+	bytes := max(state.Before.Offset-state.After.Offset, 0)
+	return &bytes
+}
+
+// extent says how much that may be, as far as it is known: an agent tells its position with its signs of life.
+func extent(state *control.FailoverState, missing *int64) string {
+	if missing == nil {
+		return "how far the old primary was is not known"
+	}
+	when := fmt.Sprintf("%s, %.0f s before its failure was seen", state.BeforeAt.Time().UTC().Format(time.RFC3339), max(state.DetectedAt.Sub(state.BeforeAt), 0).Seconds())
+	if *missing == 0 {
+		return "the new primary has all that the old one told of last (" + when + "): at most what was confirmed after that may be missing"
+	}
+	return fmt.Sprintf("of what the old primary told of last (%s) %d bytes of changes are missing, and what was confirmed after that may be", when, *missing)
 }
 
 // settleFailover ends a failover that failed for good, one step of it at a time: what was ordered before is shut out, and a

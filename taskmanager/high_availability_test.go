@@ -369,9 +369,10 @@ func (h *house) requireReport(t *testing.T, in string) {
 			Loss       string
 		}
 		must(t, json.Unmarshal(e.After, &report))
-		if report.Fenced == "" || report.DetectedAt == 0 || report.Published == 0 || report.Loss == "" {
+		if report.Fenced == "" || report.DetectedAt == 0 || report.Published == 0 || !strings.Contains(report.Loss, "old") {
 			t.Errorf("the report lacks something: %s", e.After)
 		}
+		t.Log(report.Loss)
 		return
 	}
 	t.Error("there is no event instance.failover")

@@ -280,7 +280,8 @@ func (w *watch) reason(ctx context.Context, s *suspect, l *look) *control.Failov
 	silent := w.since(&s.silent, l.ofPrimary == nil && missed)
 	stalled := w.since(&s.stalled, missed && l.ofPrimary != nil && !alive(l.ofPrimary))
 	orphaned := w.since(&s.orphaned, l.dead() && !missed)
-	state := &control.FailoverState{From: l.primary.ID, Before: positionBefore(l)}
+	state := &control.FailoverState{From: l.primary.ID}
+	state.Before, state.BeforeAt = positionBefore(l)
 	switch {
 	case l.dead() && missed:
 		state.OwnWord, state.Cause = true, "The primary's database ended: "+l.ofPrimary.Status.Cause
@@ -298,13 +299,21 @@ func (w *watch) reason(ctx context.Context, s *suspect, l *look) *control.Failov
 	return state
 }
 
-// positionBefore is what is known of the primary's position: what its agent said last.
-func positionBefore(l *look) *datastore.Position {
+// positionBefore is what is known of the primary's position, and from when it is: what its agent said last.
+func positionBefore(l *look) (*datastore.Position, dbaas.Instant) {
 	place := control.ReplicationIn(l.primary.Observed)
 	if place == nil {
-		return nil
+		return nil, 0
 	}
-	return &datastore.Position{Replication: *place}
+	at := &datastore.Position{Replication: *place}
+	beat := l.view.Heartbeats[l.primary.ID]
+	var metrics map[string]float64
+	_ = json.Unmarshal([]byte(beat.Metrics), &metrics) // else it tells nothing
+	if place.History == "" || metrics[datastore.MetricHistory] != datastore.HistoryNumber(place.History) {
+		return at, 0
+	}
+	at.Offset = int64(metrics[datastore.MetricOffset])
+	return at, beat.SeenAt
 }
 
 // isGone tells whether the cloud says that a guest's server does not run.

@@ -120,6 +120,28 @@ func TestFirstCopy(t *testing.T) {
 	}
 }
 
+// TestPositionInMetrics: each sign of life tells how far the database is, and in which history.
+func TestPositionInMetrics(t *testing.T) {
+	t.Parallel()
+	master, replica := pair(t, redis70)
+	if err := master.tenant(t).Set(t.Context(), "k", "v", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range []*trial{master, replica} {
+		testbed.Eventually(t, time.Minute, func() error {
+			at, err := g.Position(t.Context())
+			if err != nil {
+				return err
+			}
+			m := g.Status(t.Context()).Metrics
+			if m[datastore.MetricHistory] != datastore.HistoryNumber(at.History) || at.Offset == 0 || m[datastore.MetricOffset] < float64(at.Offset) {
+				return fmt.Errorf("it is at %+v, and tells %v of %v", at, m[datastore.MetricOffset], m[datastore.MetricHistory])
+			}
+			return nil
+		})
+	}
+}
+
 // TestReplicationSecret: a rotation drops no link, and each is shown to come back by the new secret.
 func TestReplicationSecret(t *testing.T) {
 	t.Parallel()

@@ -157,6 +157,9 @@ func metrics(i info) map[string]float64 {
 		}
 	}
 	m["keys"] = countKeys(i)
+	if offset, ok := m["master_repl_offset"]; ok {
+		m[datastore.MetricOffset], m[datastore.MetricHistory] = offset, datastore.HistoryNumber(i["master_replid"])
+	}
 	if lags, offsets := replicas(i); len(lags) > 0 {
 		m["replica_lag_seconds"] = float64(slices.Max(lags))
 		m["replica_lag_bytes"] = m["master_repl_offset"] - float64(slices.Min(offsets))

@@ -116,10 +116,11 @@ type FailoverState struct {
 	Over bool `json:"over,omitempty"`
 	// Settled counts what was done of the end of one that failed for good.
 	Settled    int                 `json:"settled,omitempty"`
-	Fenced     string              `json:"fenced,omitempty"` // by whom: "agent", "cloud", "nobody"
-	Before     *datastore.Position `json:"before,omitempty"` // of the old primary, as far as it is known
-	After      *datastore.Position `json:"after,omitempty"`  // of the new one, when it was chosen
-	Missed     []string            `json:"missed,omitempty"` // replicas that could not be told yet
+	Fenced     string              `json:"fenced,omitempty"`    // by whom: "agent", "cloud", "nobody"
+	Before     *datastore.Position `json:"before,omitempty"`    // of the old primary, as far as it is known
+	BeforeAt   dbaas.Instant       `json:"before_at,omitempty"` // when that was told last
+	After      *datastore.Position `json:"after,omitempty"`     // of the new one, when it was chosen
+	Missed     []string            `json:"missed,omitempty"`    // replicas that could not be told yet
 	DetectedAt dbaas.Instant       `json:"detected_at,omitempty"`
 	FencedAt   dbaas.Instant       `json:"fenced_at,omitempty"`
 	PromotedAt dbaas.Instant       `json:"promoted_at,omitempty"`
