@@ -245,6 +245,7 @@ func renderClusterDetail(r *request, v *control.ClusterView) wire.Cluster {
 	for i := range v.Members {
 		in, m := &v.Members[i], &c.Instances[i]
 		m.Status, m.Volume = string(in.Status()), &wire.Volume{Size: in.VolumeSize}
+		m.Version = in.Version.Name
 		m.Flavor = &wire.Resource{ID: in.FlavorID, Links: links(r, "flavors", in.FlavorID)}
 		for _, a := range in.Addresses {
 			m.IP = append(m.IP, a.Address)

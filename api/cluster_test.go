@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,7 +32,8 @@ func clusterEffect(tx *store.Tx, op *dbaas.Operation, failure string) error {
 		return err
 	}
 	var shrink control.ShrinkState
-	if err := decodeState(op, &shrink); err != nil {
+	var upgrade control.UpgradeState
+	if err := errors.Join(decodeState(op, &shrink), decodeState(op, &upgrade)); err != nil {
 		return err
 	}
 	for i := range list {
@@ -42,7 +44,10 @@ func clusterEffect(tx *store.Tx, op *dbaas.Operation, failure string) error {
 			continue
 		}
 		list[i].Task, list[i].Applied = dbaas.TaskNone, list[i].Shape()
-		if err := tx.UpdateInstance(&list[i]); err != nil {
+		if upgrade.VersionID != "" && (failure == "" || i == 0) { // one that fails has got as far as the first
+			list[i].DatastoreVersionID = upgrade.VersionID
+		}
+		if err := errors.Join(tx.UpdateInstance(&list[i]), healthy(tx, list[i].ID)); err != nil {
 			return err
 		}
 	}
@@ -52,6 +57,8 @@ func clusterEffect(tx *store.Tx, op *dbaas.Operation, failure string) error {
 	cl.Task, cl.Fault = dbaas.ClusterNone, nil
 	if failure != "" {
 		cl.Fault = &dbaas.Fault{Message: failure}
+	} else if upgrade.VersionID != "" {
+		cl.DatastoreVersionID = upgrade.VersionID
 	}
 	return tx.UpdateCluster(cl)
 }
@@ -159,9 +166,72 @@ func TestClusterActions(t *testing.T) {
 			h.settle()
 		}
 	}
-	h.post(path, `{"upgrade": {"datastore_version": "valkey-8.0"}}`).fault(501, "not built yet")
 	h.post(path, `{"reset-status": {}}`).fault(403, "administrator")
 	h.as("admin").post(path, `{"reset-status": {}}`).want(202)
+}
+
+// TestClusterUpgrade: an upgrade that failed half way leaves members of both versions; the same again brings the others
+// there, and nothing that they cannot do together is begun before.
+func TestClusterUpgrade(t *testing.T) {
+	h := newHouse(t)
+	shown := h.cluster(3, 0)
+	path, first := "/clusters/"+shown.text("cluster.id"), shown.text("cluster.instances.0.id")
+	upgrade := func(version string) *result {
+		t.Helper()
+		return h.post(path, `{"upgrade": {"datastore_version": "`+version+`"}}`)
+	}
+	configuration := h.newConfiguration("old", `{"hz": 15}`)
+	h.post(path, `{"configuration_attach": {"configuration_id": "`+configuration+`"}}`).want(202)
+	h.settle()
+	upgrade("valkey-8.0").fault(400, "detach it before the upgrade")
+	upgrade(randomID).fault(404, randomID)
+	h.post(path, `{"configuration_detach": {}}`).want(202)
+	upgrade("valkey-8.0").fault(422, "configure_cluster")
+	h.settle()
+	h.fallSilent(first)
+	upgrade("valkey-8.0").fault(422, "does not serve")
+	h.tx(func(tx *store.Tx) error { return healthy(tx, first) })
+	h.setHealth(path, `{"state": "degraded"}`)
+	upgrade("valkey-8.0").fault(422, "not well (degraded)")
+	h.setHealth(path, `{"state": "ok"}`)
+	before := h.digest()
+	upgrade("6.2").fault(400, "not active")
+	h.post(path+"?dry_run=true", `{"upgrade": {"datastore_version": "valkey-8.0"}}`).want(200).
+		has("dry_run.operation", "upgrade_cluster", "dry_run.effects.1", "3 of 3 shards have no replica: each does not answer while its master is upgraded, until that has loaded its data again.")
+	if h.digest() != before {
+		t.Error("what was refused, or only asked, changed something")
+	}
+
+	upgrade("valkey-8.0").want(202).has("cluster.task.id", 7.0, "cluster.task.name", "UPGRADING_CLUSTER")
+	h.workOne(t.Context(), func(string) string { return "A member does not come up." })
+	h.get(path).has("cluster.task.name", "NONE", "cluster.fault.message", "A member does not come up.", "cluster.datastore.version", "7.0",
+		"cluster.instances.0.datastore_version", "valkey-8.0", "cluster.instances.1.datastore_version", "7.0")
+	before = h.digest()
+	for body, words := range map[string]string{
+		`{"grow": [{}]}`: "different versions", `{"shrink": [{"id": "` + first + `"}]}`: "at least 3 masters",
+		`{"configuration_attach": {"configuration_id": "` + configuration + `"}}`: "different versions",
+		`{"upgrade": {"datastore_version": "7.0"}}`:                               "valkey-8.0 cannot be made version 7.0",
+	} {
+		if r := h.post(path, body); r.status != 400 && r.status != 422 || !strings.Contains(string(r.body), words) {
+			t.Errorf("%s: %d %s", body, r.status, r.body)
+		}
+	}
+	if h.digest() != before {
+		t.Error("something that was refused was written")
+	}
+	upgrade("valkey-8.0").want(202)
+	h.settle()
+	h.get(path).has("cluster.datastore.version", "valkey-8.0", "cluster.fault", absent, "cluster.instances.2.datastore_version", "valkey-8.0")
+	upgrade("valkey-8.0").fault(400, "already")
+	upgrade("7.0").fault(400, "possible are: none")
+}
+
+// setHealth stores what a look at a cluster found.
+func (h *house) setHealth(path, health string) {
+	h.t.Helper()
+	if err := h.store.SetClusterHealth(h.t.Context(), strings.TrimPrefix(path, "/clusters/"), []byte(health)); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 func TestBadClusterActionsChangeNothing(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
@@ -34,6 +35,13 @@ func (m *Manager) resizeClusterFlavor() engine.Workflow {
 		rolling{child: "resize_flavor", task: dbaas.TaskResizing, away: true})
 }
 
+// upgradeCluster hands a shard over to a replica of the new version. There is no way back from that: the old master reads
+// nothing of the new one's, so that its turn comes next.
+func (m *Manager) upgradeCluster() engine.Workflow {
+	return m.roll("upgrade_cluster", "Makes the members another version one after the other, with their data kept, replicas first; a master hands its shard over to a replica before.",
+		rolling{child: "upgrade_instance", task: dbaas.TaskUpgrading, away: true})
+}
+
 func (m *Manager) roll(kind, doc string, r rolling) engine.Workflow {
 	return engine.Workflow{
 		Kind: kind, Doc: doc,
@@ -41,12 +49,16 @@ func (m *Manager) roll(kind, doc string, r rolling) engine.Workflow {
 			{Name: "rollMembers", Doc: "changing the members one by one", Within: 24 * time.Hour,
 				Run: func(ctx context.Context, op *engine.Operation) error { return m.rollMembers(ctx, op, r) }},
 			{Name: "settleCluster", Doc: "waiting until the cluster is whole", Run: m.formCluster, Within: 2 * time.Hour},
-			{Name: "markCluster", Doc: "publishing the cluster", Run: m.markCluster, Within: 5 * time.Minute},
+			{Name: "markCluster", Doc: "publishing the cluster", Run: m.markRolled, Within: 5 * time.Minute},
 		},
-		Failed: func(ctx context.Context, op *engine.Operation) error { return m.rollFailed(ctx, op, r) },
+		Failed: m.rollFailed,
 		Ended:  "Task NONE with the fault; members whose turn had not come are as before.",
 	}
 }
+
+// rollPatience is how long a cluster may take to be whole again after a member's turn. A member that was away copies
+// everything at worst.
+const rollPatience = 2 * time.Hour
 
 // rollMembers changes the next member once the cluster is whole: at any time no more than one is away.
 func (m *Manager) rollMembers(ctx context.Context, op *engine.Operation, r rolling) error {
@@ -54,26 +66,81 @@ func (m *Manager) rollMembers(ctx context.Context, op *engine.Operation, r rolli
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(children, func(c dbaas.Operation) bool { return !c.Status.Ended() }) {
-		return m.awaitTurn(op, children)
+	last := op.StepSince
+	for _, c := range children {
+		if !c.Status.Ended() {
+			return m.awaitTurn(op, children)
+		}
+		last = max(last, c.EndedAt)
 	}
 	c, err := m.loadCluster(ctx, op)
 	if err != nil {
 		return err
 	}
-	var left []member
-	for _, member := range c.members {
-		if !slices.ContainsFunc(children, func(c dbaas.Operation) bool { return c.ResourceID == member.instance.ID }) {
-			left = append(left, member)
-		}
+	to, err := target(op)
+	if err != nil {
+		return err
 	}
+	left := c.left(children, to)
 	if len(left) == 0 {
 		return nil
+	}
+	if op.UpdatedAt.Sub(last) > rollPatience {
+		return engine.Permanent(dbaas.Errorf(dbaas.Unprocessable, "The cluster is not whole, so that no further member can be taken away: %s. Members that were changed stay so.", op.Progress))
+	}
+	behind, err := m.behindMaster(ctx, op, c, left, to)
+	if err != nil {
+		return err
+	}
+	if behind != nil {
+		return m.beginTurn(ctx, op, behind, r, to)
 	}
 	if err := m.converge(ctx, op, c, false); err != nil {
 		return err
 	}
-	return m.nextTurn(ctx, op, c, left, r)
+	return m.nextTurn(ctx, op, c, left, r, to)
+}
+
+// target is the version that the members are to have, by id; "" where they keep theirs.
+func target(op *engine.Operation) (string, error) {
+	var state control.UpgradeState
+	err := op.Load(&state)
+	return state.VersionID, err
+}
+
+// left gives the members whose turn is still to come: those that are of the version to go to had it in an operation before.
+func (c *clusterSubject) left(children []dbaas.Operation, to string) []member {
+	var left []member
+	for _, m := range c.members {
+		had := slices.ContainsFunc(children, func(c dbaas.Operation) bool { return c.ResourceID == m.instance.ID })
+		if !had && m.instance.DatastoreVersionID != to {
+			left = append(left, m)
+		}
+	}
+	return left
+}
+
+// behindMaster gives a replica of those left whose master is of the version to go to: it may understand nothing of what that
+// one sends, so that the cluster is not whole before its turn.
+func (m *Manager) behindMaster(ctx context.Context, op *engine.Operation, c *clusterSubject, left []member, to string) (*member, error) {
+	if to == "" {
+		return nil, nil
+	}
+	reach, err := m.reach(ctx, c, clusterFence(op, c))
+	if err != nil {
+		return nil, err
+	}
+	health, err := m.lookAt(ctx, c, reach)
+	if err != nil {
+		return nil, err
+	}
+	for i, one := range left {
+		master := masterIn(health, one.guest.ID)
+		if slices.ContainsFunc(c.members, func(m member) bool { return m.guest.ID == master && m.instance.DatastoreVersionID == to }) {
+			return &left[i], nil
+		}
+	}
+	return nil, nil
 }
 
 func (m *Manager) awaitTurn(op *engine.Operation, children []dbaas.Operation) error {
@@ -86,7 +153,7 @@ func (m *Manager) awaitTurn(op *engine.Operation, children []dbaas.Operation) er
 }
 
 // nextTurn begins with one of those who are left. The whole is known to be well.
-func (m *Manager) nextTurn(ctx context.Context, op *engine.Operation, c *clusterSubject, left []member, r rolling) error {
+func (m *Manager) nextTurn(ctx context.Context, op *engine.Operation, c *clusterSubject, left []member, r rolling, to string) error {
 	next := left[0]
 	if r.away {
 		reach, err := m.reach(ctx, c, clusterFence(op, c))
@@ -107,7 +174,18 @@ func (m *Manager) nextTurn(ctx context.Context, op *engine.Operation, c *cluster
 			return engine.Wait(childPoll)
 		}
 	}
-	if err := m.beginChildren(ctx, op, r.child, []string{next.instance.ID}, withTask(r.task)); err != nil {
+	return m.beginTurn(ctx, op, &next, r, to)
+}
+
+func (m *Manager) beginTurn(ctx context.Context, op *engine.Operation, next *member, r rolling, to string) error {
+	prepare := func(tx *store.Tx, in *dbaas.Instance) (any, error) {
+		if to == "" {
+			return withTask(r.task)(tx, in)
+		}
+		_, err := withTask(r.task)(tx, in)
+		return control.UpgradeState{VersionID: to}, err
+	}
+	if err := m.beginChildren(ctx, op, r.child, []string{next.instance.ID}, prepare); err != nil {
 		return err
 	}
 	return engine.Wait(childPoll)
@@ -117,6 +195,16 @@ func roleIn(h *datastore.Health, guestID string) datastore.Role {
 	for _, m := range h.Members {
 		if m.GuestID == guestID {
 			return m.Role
+		}
+	}
+	return ""
+}
+
+// masterIn gives the guest that one follows, "" when it follows none or nobody knows.
+func masterIn(h *datastore.Health, guestID string) string {
+	for _, m := range h.Members {
+		if m.GuestID == guestID && m.Role == datastore.RoleReplica {
+			return m.Master
 		}
 	}
 	return ""
@@ -136,7 +224,7 @@ func heirOf(c *clusterSubject, h *datastore.Health, master member) *member {
 }
 
 // rollFailed leaves the members that were changed as they are, and takes the wish of the others back.
-func (m *Manager) rollFailed(ctx context.Context, op *engine.Operation, r rolling) error {
+func (m *Manager) rollFailed(ctx context.Context, op *engine.Operation) error {
 	if err := m.endChildren(ctx, op); err != nil {
 		return err
 	}
@@ -153,6 +241,22 @@ func (m *Manager) rollFailed(ctx context.Context, op *engine.Operation, r rollin
 		}
 		rest(c)
 		c.cluster.Fault = op.Failure
-		return nil
+		return noteVersion(op, c)
 	})
+}
+
+func (m *Manager) markRolled(ctx context.Context, op *engine.Operation) error {
+	return m.updateCluster(ctx, op, func(_ *store.Tx, c *clusterSubject) error {
+		rest(c)
+		return noteVersion(op, c)
+	})
+}
+
+// noteVersion makes the version that the members were to have that of the cluster, once all have it.
+func noteVersion(op *engine.Operation, c *clusterSubject) error {
+	to, err := target(op)
+	if err == nil && to != "" && len(c.left(nil, to)) == 0 {
+		c.cluster.DatastoreVersionID = to
+	}
+	return err
 }

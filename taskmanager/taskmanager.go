@@ -103,6 +103,7 @@ func (m *Manager) Workflows() []engine.Workflow {
 		m.restartCluster(),
 		m.resizeClusterVolume(),
 		m.resizeClusterFlavor(),
+		m.upgradeCluster(),
 		m.configureCluster(),
 		m.healCluster(),
 		m.addGuest(),

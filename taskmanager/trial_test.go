@@ -86,6 +86,7 @@ func trials() map[string]trial {
 		"restart_cluster":       restartClusterTrial(),
 		"resize_cluster_volume": resizeClusterVolumeTrial(),
 		"resize_cluster_flavor": resizeClusterFlavorTrial(),
+		"upgrade_cluster":       upgradeClusterTrial(),
 		"configure_cluster":     configureClusterTrial(),
 		"heal_cluster":          healClusterTrial(),
 

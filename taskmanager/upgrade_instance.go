@@ -41,9 +41,9 @@ func (m *Manager) upgradeFollowers(ctx context.Context, op *engine.Operation) er
 	return m.upgradeAll(ctx, op, func(s *subject) bool { return s.follows() != nil })
 }
 
-// upgradeMaster upgrades who is left.
+// upgradeMaster upgrades who is left. In a cluster each member has its own turn (see upgradeCluster).
 func (m *Manager) upgradeMaster(ctx context.Context, op *engine.Operation) error {
-	return m.upgradeAll(ctx, op, func(*subject) bool { return true })
+	return m.upgradeAll(ctx, op, func(s *subject) bool { return s.instance.ClusterID == "" || s.instance.ID == op.ResourceID })
 }
 
 func (m *Manager) upgradeAll(ctx context.Context, op *engine.Operation, chosen func(*subject) bool) error {

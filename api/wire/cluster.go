@@ -48,6 +48,7 @@ type ClusterMember struct {
 	IP      []string  `json:"ip,omitempty"`
 	Flavor  *Resource `json:"flavor,omitempty"`
 	Volume  *Volume   `json:"volume,omitempty"`
+	Version string    `json:"datastore_version,omitempty"` // the members' differ while they are upgraded
 	Links   []Link    `json:"links"`
 	Health  string    `json:"health,omitempty"` // "ok", "degraded", "fail", "unknown"
 	Slots   string    `json:"slots,omitempty"`  // "0-5460"

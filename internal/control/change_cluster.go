@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/grove-dbaas/grove/internal/dbaas"
@@ -89,28 +90,101 @@ func (s *Service) resizeCluster(ctx context.Context, c Caller, id, quota string,
 	})
 }
 
-// UpgradeCluster refuses what a cluster's data cannot be brought to, and for now the rest as well.
+// UpgradeCluster brings the members to another version one after the other, replicas first. Those that have it already, as
+// after an upgrade that failed half way, stay as they are.
 func (s *Service) UpgradeCluster(ctx context.Context, c Caller, id, version string) (string, error) {
 	view, err := s.Cluster(ctx, c, id)
 	if err != nil {
 		return "", err
 	}
-	to, err := s.activeVersion(ctx, view.Datastore, version, "")
-	if err != nil {
-		return "", err
+	return s.beginClusterChange(ctx, c, id, dbaas.ClusterUpgrading, func(_ *store.Tx, cl *dbaas.Cluster, members []dbaas.Instance) (change, error) {
+		if err := requireWhole(cl, members); err != nil {
+			return change{}, err
+		}
+		from, to, err := s.clusterUpgrade(ctx, cl, members, version)
+		if err != nil {
+			return change{}, err
+		}
+		if cl.ConfigurationID != "" && from.ID != to.ID {
+			return change{}, dbaas.Errorf(dbaas.BadRequest, "The configuration group of cluster %s is for version %s: detach it before the upgrade.", cl.ID, from.Name)
+		}
+		return change{
+			kind: "upgrade_cluster", state: UpgradeState{VersionID: to.ID}, effects: pauses(members, to.ID),
+			before: map[string]any{"version": from.Name}, after: map[string]any{"version": to.Name},
+		}, requireWell(view)
+	})
+}
+
+// clusterUpgrade resolves the version to go to, and requires that there is a way from that of every member. Members differ
+// after an upgrade that failed half way.
+func (s *Service) clusterUpgrade(ctx context.Context, cl *dbaas.Cluster, members []dbaas.Instance, version string) (from, to *VersionView, err error) {
+	if from, err = s.versionByID(ctx, cl.DatastoreVersionID); err != nil {
+		return nil, nil, err
 	}
-	m, err := s.manifest(&view.Version)
-	if err != nil {
-		return "", err
+	if to, err = s.upgradeTarget(ctx, from, version); err != nil {
+		return nil, nil, err
 	}
-	possible := m.Capabilities.Upgrades[view.Version.Name]
-	switch {
-	case to.ID == view.DatastoreVersionID && !slices.ContainsFunc(view.Members, func(in dbaas.InstanceView) bool { return in.DatastoreVersionID != to.ID }):
-		return "", dbaas.Errorf(dbaas.BadRequest, "Cluster %s has version %s already.", id, to.Name)
-	case to.ID != view.DatastoreVersionID && !slices.Contains(possible, to.Name):
-		return "", dbaas.Errorf(dbaas.BadRequest, "Version %s cannot be made version %s with its data kept; possible are: %s.", view.Version.Name, to.Name, listed(possible))
+	due := cl.DatastoreVersionID != to.ID
+	for i := range members {
+		has, err := s.versionByID(ctx, members[i].DatastoreVersionID)
+		if err != nil {
+			return nil, nil, err
+		}
+		if _, err := s.upgradeTarget(ctx, has, version); err != nil {
+			return nil, nil, err
+		}
+		due = due || has.ID != to.ID
 	}
-	return "", dbaas.Errorf(dbaas.NotImplemented, "Upgrading a cluster is not built yet.")
+	if !due {
+		return nil, nil, dbaas.Errorf(dbaas.BadRequest, "Cluster %s has version %s already.", cl.ID, to.Name)
+	}
+	return from, to, nil
+}
+
+// pauses says which shards do not serve while their only member is upgraded.
+func pauses(members []dbaas.Instance, versionID string) []string {
+	size := map[string]int{}
+	for i := range members {
+		size[members[i].ShardID]++
+	}
+	alone := 0
+	for i := range members {
+		if size[members[i].ShardID] == 1 && members[i].DatastoreVersionID != versionID {
+			alone++
+		}
+	}
+	if alone == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%d of %d shards have no replica: each does not answer while its master is upgraded, until that has loaded its data again.", alone, len(size))}
+}
+
+// requireWell refuses what takes members away, one at a time, while one does not serve.
+func requireWell(v *ClusterView) error {
+	for i := range v.Members {
+		m := &v.Members[i]
+		for _, g := range m.Guests {
+			if g.Status != dbaas.GuestHealthy {
+				return dbaas.Errorf(dbaas.Unprocessable, "The member %s (%s) of cluster %s does not serve (%s). What is lost is brought back without being asked; try again once the cluster is well.",
+					m.Name, m.ID, v.ID, g.Status)
+			}
+		}
+	}
+	if h := v.Health; h != nil && h.State != "ok" {
+		return dbaas.Errorf(dbaas.Unprocessable, "Cluster %s is not well (%s). It is being healed; try again once it is.", v.ID, h.State)
+	}
+	return nil
+}
+
+// requireOneVersion refuses what members of different versions cannot do together: those of the older one read nothing that
+// those of the newer one write.
+func requireOneVersion(cl *dbaas.Cluster, members []dbaas.Instance) error {
+	for i := range members {
+		if members[i].DatastoreVersionID != cl.DatastoreVersionID {
+			return dbaas.Errorf(dbaas.Unprocessable, "The members of cluster %s are of different versions since an upgrade that did not end: upgrade it again first.", cl.ID)
+		}
+	}
+	return nil
 }
 
 func listed(names []string) string {
@@ -139,6 +213,9 @@ func (s *Service) AttachClusterConfiguration(ctx context.Context, c Caller, id, 
 	return s.beginClusterChange(ctx, c, id, dbaas.ClusterUpdating, func(tx *store.Tx, cl *dbaas.Cluster, members []dbaas.Instance) (change, error) {
 		if cl.ConfigurationID == configurationID {
 			return change{}, dbaas.Errorf(dbaas.BadRequest, "Configuration group %s is attached to cluster %s already.", configurationID, cl.ID)
+		}
+		if err := requireOneVersion(cl, members); err != nil {
+			return change{}, err
 		}
 		state, err := previousValues(tx, cl.ConfigurationID)
 		if err != nil {

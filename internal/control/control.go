@@ -102,6 +102,7 @@ type change struct {
 	after    any
 	moves    *datastore.Plan // between the members of a cluster
 	shown    string          // what the answer describes, where that is not the resource
+	effects  []string        // what users would notice beside what the kind says, for plans
 }
 
 // resource is what a change is of.

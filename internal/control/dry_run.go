@@ -70,7 +70,7 @@ func (s *Service) plan(c Caller, ch change) {
 		return
 	}
 	p.Operation, p.Steps, p.OnFailure = ch.kind, workflow.Steps, workflow.Ended
-	p.Effects = append(p.Effects, effects(ch.kind, workflow)...)
+	p.Effects = append(append(p.Effects, effects(ch.kind, workflow)...), ch.effects...)
 	if loss := losses(ch); loss != "" {
 		p.Effects = append(p.Effects, loss)
 	}
@@ -106,6 +106,8 @@ func effects(kind string, w Workflow) []string {
 		said = append(said, "Connections are cut, and a single database does not answer until it has loaded its data again.")
 	case "restart_pair":
 		said = append(said, "Connections are cut once, when the standby takes over: writes wait for less than a second, and none is lost.")
+	case "upgrade_cluster":
+		said = append(said, "Connections to a member are cut when its turn comes; clients of the cluster follow to who serves then. There is no way back to the old version.")
 	case "create_cluster":
 		said = append(said, "Nothing that exists is touched.")
 	case kindDeleteCluster:

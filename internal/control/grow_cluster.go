@@ -33,6 +33,9 @@ func (s *Service) GrowCluster(ctx context.Context, c Caller, id string, items []
 		if err := requireWhole(cl, members); err != nil {
 			return change{}, err
 		}
+		if err := requireOneVersion(cl, members); err != nil {
+			return change{}, err
+		}
 		added, masters, err := s.newcomers(ctx, cl, members, items)
 		if err != nil {
 			return change{}, err
@@ -184,6 +187,9 @@ func (s *Service) ShrinkCluster(ctx context.Context, c Caller, id string, instan
 		}
 		stay := staying(members, leaving)
 		if err := requireWhole(cl, stay); err != nil {
+			return change{}, err
+		}
+		if err := requireOneVersion(cl, members); err != nil {
 			return change{}, err
 		}
 		return change{

@@ -1,0 +1,159 @@
+package taskmanager_test
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/testbed"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
+)
+
+// upgradeClusterTrial needs the version to go to, which make crash has.
+func upgradeClusterTrial() trial {
+	tr := clusterTrial("upgrade_instance", func(ctx context.Context, t *testing.T, h *house, v *control.ClusterView) (id string, err error) {
+		_, err = exec.LookPath("valkey-server")
+		must(t, err)
+		h.offerAll(t)
+		testbed.Eventually(t, time.Minute, func() error { // its members' reports are on their way
+			id, err = h.control.UpgradeCluster(ctx, tester, v.ID, "valkey-8.0")
+			return err
+		})
+		return id, err
+	})
+	tr.spends = true
+	return tr
+}
+
+// offerAll has every version on offer.
+func (h *house) offerAll(t *testing.T) {
+	t.Helper()
+	must(t, h.control.SyncDatastores(t.Context(), func(v datastore.Version) string { return strings.TrimSuffix(v.Number, ".") + ".15" }))
+}
+
+// openUpgradeHouse has a cluster of 7.0 that can be upgraded.
+func openUpgradeHouse(t *testing.T, replicas int) (h *house, id string) {
+	t.Helper()
+	if _, err := exec.LookPath("valkey-server"); err != nil {
+		t.Skip("valkey-server is not installed")
+	}
+	h = openHouse(t, "", t.TempDir())
+	h.offerAll(t)
+	defer h.run(t, nil)()
+	id = h.createCluster(t, replicas)
+	h.fill(t, id)
+	return h, id
+}
+
+// requireVersion requires that the rows and the servers themselves say that all members are of a version.
+func (h *house) requireVersion(t *testing.T, id, version, number string) {
+	t.Helper()
+	v := h.clusterView(t, id)
+	if v.Version.Name != version || v.Fault != nil {
+		t.Errorf("the cluster is of version %s with the fault %+v", v.Version.Name, v.Fault)
+	}
+	credentials, err := h.control.ClusterCredentials(t.Context(), tester, id)
+	must(t, err)
+	for _, m := range v.Members {
+		one := redis.NewClient(&redis.Options{Addr: m.Addresses[0].Address + ":6379", Password: credentials.Password, DisableIdentity: true})
+		info, err := one.Info(t.Context(), "server").Result()
+		_ = one.Close()
+		if m.DatastoreVersionID != v.DatastoreVersionID || err != nil || !strings.Contains(info, number+"\r") {
+			t.Errorf("member %s has the version %s, and its server says %v %s", m.Name, m.DatastoreVersionID, err, info)
+		}
+	}
+}
+
+// TestClusterUpgrade goes from Redis 7.0 to Valkey 8.0 while a client writes, member by member, and the taskmanager is
+// replaced in the middle. Who joins later is of the new version, and all come back from a restart.
+func TestClusterUpgrade(t *testing.T) {
+	h, id := openUpgradeHouse(t, 1)
+	ctx := t.Context()
+	h.requirePlannedUpgrade(t, id)
+	client := h.clusterClient(t, id)
+	done := counting(t, client)
+	defer done()
+	var turns atomic.Int32
+	reached := make(chan struct{})
+	stop := h.run(t, func(at engine.Point, op *engine.Operation) {
+		if op.Kind == "upgrade_instance" && op.Step == "markUpgraded" && at == engine.BeforeStep && turns.Add(1) == 4 { // the first master
+			close(reached)
+		}
+	})
+	operation, err := h.control.UpgradeCluster(ctx, tester, id, "valkey-8.0")
+	must(t, err)
+	if v := h.clusterView(t, id); v.Task != dbaas.ClusterUpgrading {
+		t.Errorf("the task is %s", v.Task)
+	}
+	<-reached
+	stop()
+	h.expireLeases(t)
+	defer h.run(t, nil)()
+	h.succeeded(t, operation)
+	v := h.requireCluster(t, id, 3, 3)
+	h.requireVersion(t, id, "valkey-8.0", "valkey_version:8.0.1")
+	h.requireTurns(t, v, operation)
+	for _, again := range []func() (string, error){
+		func() (string, error) {
+			return h.control.GrowCluster(ctx, tester, id, []control.NewMember{{Replica: true, RelatedTo: v.Members[0].ID}})
+		},
+		func() (string, error) { return h.control.RestartCluster(ctx, tester, id) },
+	} {
+		operation, err := again()
+		must(t, err)
+		h.succeeded(t, operation)
+	}
+	h.requireVersion(t, id, "valkey-8.0", "valkey_version:8.0.1")
+	done()
+	h.requireWhole(t, id)
+	for version, words := range map[string]string{"7.0": "cannot be made version 7.0", "valkey-8.0": "already", "8.0": "cannot be made version 8.0"} {
+		if _, err := h.control.UpgradeCluster(ctx, tester, id, version); dbaas.ErrorCode(err) != dbaas.BadRequest || !strings.Contains(err.Error(), words) {
+			t.Errorf("an upgrade to %s afterwards: %v", version, err)
+		}
+	}
+}
+
+// requireTurns requires that in each shard the replica had its turn before the one that was the master.
+func (h *house) requireTurns(t *testing.T, now *control.ClusterView, operation string) {
+	t.Helper()
+	children, err := h.store.Children(t.Context(), operation)
+	must(t, err)
+	if len(children) != len(now.Members) {
+		t.Fatalf("%d members had a turn", len(children))
+	}
+	seen := map[string]bool{}
+	for i, c := range children {
+		m := slices.IndexFunc(now.Members, func(in dbaas.InstanceView) bool { return in.ID == c.ResourceID })
+		shard := now.Members[m].ShardID
+		if first := i < len(children)/2; first == seen[shard] {
+			t.Errorf("the turns were %+v", children)
+		}
+		seen[shard] = true
+		if i > 0 && c.CreatedAt < children[i-1].EndedAt {
+			t.Errorf("turn %d began before the one before it ended", i)
+		}
+	}
+}
+
+func (h *house) requirePlannedUpgrade(t *testing.T, id string) {
+	t.Helper()
+	asks := tester
+	asks.DryRun = &control.Plan{}
+	if _, err := h.control.UpgradeCluster(t.Context(), asks, id, "valkey-8.0"); err != control.ErrDryRun {
+		t.Fatalf("a dry run ended with %v", err)
+	}
+	alone := strings.Contains(fmt.Sprint(asks.DryRun.Effects), "have no replica")
+	if v := h.clusterView(t, id); v.Task != dbaas.ClusterNone || asks.DryRun.Operation != "upgrade_cluster" || alone != (len(v.Members) == 3) {
+		t.Errorf("the plan is %+v, the task %s", asks.DryRun, v.Task)
+	}
+}
