@@ -386,6 +386,9 @@ func (a *Agent) look(ctx context.Context, atMost time.Duration) *guest.StatusRep
 		r.Status = datastore.Status{Status: dbaas.GuestBuilding, Cause: "The guest waits for its first order."}
 		return a.amended(r)
 	}
+	if a.watch.isSuspended() {
+		a.lookForSuspended(ctx) // it may go on since
+	}
 	if !a.watch.isSuspended() { // else it keeps us waiting for nothing
 		r.Status = a.driver.Status(ctx)
 	}

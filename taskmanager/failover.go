@@ -340,7 +340,15 @@ func (m *Manager) promoteNew(ctx context.Context, op *engine.Operation) error {
 			return nil
 		}
 		if state.Revive {
+			if s.instance.PrimaryGuestID != state.From { // turned from, and that was not saved
+				return m.turnToStandby(ctx, op, state, s)
+			}
 			err = m.reviveOld(ctx, op, state, s)
+			if err != nil && s.instance.Persistence == dbaas.PersistenceNone && !state.Turned {
+				if turned := m.turnToStandby(ctx, op, state, s); turned != nil {
+					return turned
+				}
+			}
 		} else {
 			if s.instance.PrimaryGuestID != state.To { // gone back from, and that was not saved
 				return m.goBack(ctx, op, state)
@@ -386,6 +394,48 @@ func (m *Manager) goBack(ctx context.Context, op *engine.Operation, state *contr
 	if state.Planned {
 		state.Planned, state.Drill = false, true
 	}
+	if err := op.Put(state); err != nil {
+		return err
+	}
+	return engine.Wait(0)
+}
+
+// turnToStandby has a standby take over after all that can do so by now, once: an old primary that kept nothing on disk has
+// nothing that could be lost, and does not start while others may have its data. It gives nil where there is none.
+func (m *Manager) turnToStandby(ctx context.Context, op *engine.Operation, state *control.FailoverState, s *subject) error {
+	old, err := s.about(state.From)
+	if err != nil {
+		return err
+	}
+	to := s.instance.PrimaryGuestID
+	if to == state.From {
+		best, at, _ := m.furthest(ctx, op, s, old.others(), state.Before, false)
+		if best == nil {
+			return nil
+		}
+		// It may have started this moment, and is not to once the standby is gone.
+		err := m.agent(old).Stop(ctx, guest.StopRequest{Fence: fence(op, old, "turn"), Now: true})
+		if err != nil && !m.isOff(ctx, old) {
+			return err
+		}
+		to, state.After = best.guest.ID, at
+		err = m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
+			s, err := readSubject(tx, op)
+			if err != nil {
+				return err
+			}
+			s.group.Epoch++
+			s.instance.PrimaryGuestID = to
+			if err := tx.UpdateGroup(s.group); err != nil {
+				return err
+			}
+			return tx.UpdateInstance(s.instance)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	state.To, state.Revive, state.Turned = to, false, true
 	if err := op.Put(state); err != nil {
 		return err
 	}

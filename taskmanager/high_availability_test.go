@@ -530,6 +530,25 @@ func TestBothDie(t *testing.T) {
 	}
 }
 
+// TestStandbyThatComesLate suspends the standby of a primary that dies with nothing on its disk: that one is to be started
+// again, and is not while the standby may have its data. The standby goes on, and takes over.
+func TestStandbyThatComesLate(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, "", t.TempDir())
+	v, c := h.standbyWith(t, dbaas.PersistenceNone)
+	primary, standby := h.processOf(t, v.PrimaryGuestID), h.processOf(t, v.Guests[1].ID)
+	if v.Guests[1].ID == v.PrimaryGuestID {
+		standby = h.processOf(t, v.Guests[0].ID)
+	}
+	defer h.run(t, once("failover", "promote", func(*engine.Operation) { _ = syscall.Kill(standby, syscall.SIGCONT) }))()
+	must(t, syscall.Kill(standby, syscall.SIGSTOP))
+	must(t, syscall.Kill(primary, syscall.SIGKILL))
+	h.requireKept(t, c)
+	if now := h.awaitProtected(t, v.ID); now.PrimaryGuestID == v.PrimaryGuestID {
+		t.Error("the dead primary was started again")
+	}
+}
+
 // TestStandbyThatDoesNotTakeOver takes the chosen standby's server away: the old primary is gone back to.
 func TestStandbyThatDoesNotTakeOver(t *testing.T) {
 	t.Parallel()

@@ -108,6 +108,8 @@ type FailoverState struct {
 	Cause string `json:"cause,omitempty"`
 	// Revive: nobody could take over, so that the primary is started again where it is.
 	Revive bool `json:"revive,omitempty"`
+	// Turned: the primary did not come back, and the standby did.
+	Turned bool `json:"turned,omitempty"`
 	// OwnWord: the primary's own agent said that it is dead.
 	OwnWord bool `json:"own_word,omitempty"`
 	// Silent: nobody reached the primary's server, so that its agent is not the first to be asked to end it.
