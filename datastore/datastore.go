@@ -62,6 +62,10 @@ type Endpoint struct {
 type TLS struct {
 	Mode dbaas.TLSMode `json:"mode"`
 	CA   string        `json:"ca"` // PEM, of Grove's own authority
+	// Turning: the members of a cluster go over to TLS, or leave it, one after the other. Off and turning, a member says of
+	// itself all that those need to know that have gone over already; both and turning, it speaks TLS with who comes so, while
+	// everybody is still told to come plain. From either to the other, and to the same without turning, no member is lost.
+	Turning bool `json:"turning,omitempty"`
 }
 
 // Certificate is what a database says of its own. It is part of Observed, under the key "certificate", so that the core

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"hash/crc32"
+	"time"
 
 	"github.com/grove-dbaas/grove/internal/dbaas"
 )
@@ -98,6 +99,9 @@ type Topology interface {
 	Converge(ctx context.Context, c ClusterWish, members []Member) (Progress, error)
 	// Health tells how the cluster is, and what is wrong with it.
 	Health(ctx context.Context, c ClusterWish, members []Member) (*Health, error)
+	// Heard tells whether every member has heard from every other in the time that has passed since something, so that each
+	// knows what the others are now. Whom the members take for failed is not waited for.
+	Heard(ctx context.Context, c ClusterWish, members []Member, since time.Duration) (bool, error)
 }
 
 // ClusterWish is what a cluster should be.

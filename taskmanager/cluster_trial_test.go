@@ -16,7 +16,6 @@ import (
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/internal/testbed"
-	"github.com/grove-dbaas/grove/taskmanager"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
 
@@ -215,7 +214,7 @@ func TestClusterDeletedAtEveryStep(t *testing.T) {
 	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	var at standing
-	for _, w := range sorted(t, taskmanager.Workflows()) {
+	for _, w := range sorted(t, tried()) {
 		tr := trials()[w.Kind]
 		if tr.form != "cluster" || tr.deletes {
 			continue
@@ -240,7 +239,7 @@ func (h *house) deleteClusterDuring(t *testing.T, kind, step string, at standing
 	var once sync.Once
 	var refused error
 	stop := h.run(t, func(at engine.Point, op *engine.Operation) {
-		if at == engine.AfterEffect && op.Kind == kind && op.Step == step && (step != "rollMembers" || h.hasChild(op.ID)) {
+		if at == engine.AfterEffect && op.Kind == kindOf(kind) && op.Step == step && (step != "rollMembers" || h.hasChild(op.ID)) {
 			once.Do(func() { _, refused = h.control.DeleteCluster(context.Background(), tester, op.ResourceID) })
 		}
 	})

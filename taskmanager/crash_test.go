@@ -23,7 +23,7 @@ import (
 
 // crashPoint is where a taskmanager dies.
 type crashPoint struct {
-	Kind  string
+	Kind  string // or the name of one of its trials
 	Child string // the workflow of an operation that one of Kind begins, and whose step it is; "" for Kind's own
 	Step  string
 	Point engine.Point
@@ -43,7 +43,7 @@ func (p crashPoint) watch(die func()) func(engine.Point, *engine.Operation) {
 		if at == engine.BeforeStep {
 			ran[op.ID] = op.Kind + "/" + op.Step
 		}
-		here := ran[op.ID] == cmp.Or(p.Child, p.Kind)+"/"+p.Step && at == p.Point
+		here := ran[op.ID] == cmp.Or(p.Child, kindOf(p.Kind))+"/"+p.Step && at == p.Point
 		mu.Unlock()
 		if here {
 			die()
@@ -57,7 +57,7 @@ func crashPoints(t *testing.T, keep func(n int, tr trial, p crashPoint) bool) []
 	t.Helper()
 	var points []crashPoint
 	n := 0
-	for _, w := range sorted(t, taskmanager.Workflows()) {
+	for _, w := range sorted(t, tried()) {
 		tr, ok := trials()[w.Kind]
 		if !ok {
 			t.Errorf("workflow %s has no trial: add one that begins it (trial_test.go)", w.Kind)
@@ -103,7 +103,7 @@ func fullCrash() bool { return os.Getenv("GROVE_CRASH") != "" }
 
 func chosen(kind string) bool {
 	only := os.Getenv("GROVE_CRASH")
-	return only == "" || only == "full" || slices.Contains(strings.Split(only, ","), kind)
+	return only == "" || only == "full" || slices.Contains(strings.Split(only, ","), kindOf(kind))
 }
 
 // killSample is at which share of a heavy trial's points make test kills a child by SIGKILL.
@@ -221,7 +221,7 @@ func cleanEffects(t *testing.T, h *house, points []crashPoint) map[string][]stri
 	t.Helper()
 	effects := map[string][]string{}
 	var at standing
-	for _, w := range sorted(t, taskmanager.Workflows()) {
+	for _, w := range sorted(t, tried()) {
 		if !slices.ContainsFunc(points, func(p crashPoint) bool { return p.Kind == w.Kind }) {
 			continue
 		}
@@ -325,7 +325,7 @@ func killAt(t *testing.T, dir string, p crashPoint, at standing) standing {
 	h.expireLeases(t)
 	stop := h.run(t, nil)
 	defer stop()
-	op := h.awaitEnd(t, h.newestOperation(t, p.Kind))
+	op := h.awaitEnd(t, h.newestOperation(t, kindOf(p.Kind)))
 	if op.Status != dbaas.OperationSucceeded {
 		t.Errorf("%s: a kill alone ended in %s: %+v", p, op.Status, op.Failure)
 	}

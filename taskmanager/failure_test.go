@@ -12,7 +12,6 @@ import (
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/store"
-	"github.com/grove-dbaas/grove/taskmanager"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
 
@@ -25,7 +24,7 @@ func TestFailedAtEveryStep(t *testing.T) {
 			t.Parallel()
 			h := openHouse(t, url(t), t.TempDir())
 			var at standing
-			for _, w := range sorted(t, taskmanager.Workflows()) {
+			for _, w := range sorted(t, tried()) {
 				tr := trials()[w.Kind]
 				if !chosen(w.Kind) || tr.heavy && (name != "sqlite" || tr.soaks) && !fullCrash() {
 					continue
@@ -107,7 +106,7 @@ func TestDeletedAtEveryStep(t *testing.T) {
 	h := openHouse(t, "", t.TempDir())
 	var at standing
 	n := 0
-	for _, w := range sorted(t, taskmanager.Workflows()) {
+	for _, w := range sorted(t, tried()) {
 		tr := trials()[w.Kind]
 		if !chosen(w.Kind) || tr.deletes || w.Kind == "create_replicas" || tr.form != "" && tr.form != "standby" || strings.HasSuffix(w.Kind, "_cluster") || !tr.heavy && !fullCrash() {
 			continue
@@ -132,7 +131,7 @@ func (h *house) deleteDuring(t *testing.T, kind, step string, at standing) stand
 	var once sync.Once
 	var refused error
 	defer h.run(t, func(at engine.Point, op *engine.Operation) {
-		if at == engine.BeforeStep && op.Kind == kind && op.Step == step {
+		if at == engine.BeforeStep && op.Kind == kindOf(kind) && op.Step == step {
 			once.Do(func() { _, refused = h.control.DeleteInstance(context.Background(), tester, op.ResourceID) })
 		}
 	})()
@@ -149,7 +148,7 @@ func cancelDuring(h *house, kind, step string, die func()) func(engine.Point, *e
 	var mu sync.Mutex
 	died := false
 	return func(at engine.Point, op *engine.Operation) {
-		if op.Kind != kind {
+		if op.Kind != kindOf(kind) {
 			return
 		}
 		if at == engine.BeforeStep && op.Step == step && op.Status == dbaas.OperationRunning {

@@ -20,10 +20,12 @@ import (
 func (m *Manager) setTLS() engine.Workflow {
 	return engine.Workflow{
 		Kind: "set_tls",
-		Doc:  "Changes how clients reach the database and its replicas: both ways are open everywhere before one of them is shut. Who is connected stays so.",
+		Doc:  "Changes how clients reach the databases of a group, and these each other: both ways are open everywhere before one of them is shut. Who is connected stays so.",
 		Steps: []engine.Step{
+			{Name: "turnOn", Doc: "having the members of a cluster that speaks no TLS understand it", Run: m.turnOn, Within: 15 * time.Minute},
 			{Name: "openBoth", Doc: "opening both ways in", Run: m.openBoth, Within: 15 * time.Minute},
 			{Name: "markBoth", Doc: "noting that both ways are open", Run: m.markBoth, Within: 5 * time.Minute},
+			{Name: "turnOff", Doc: "having the members of a cluster that is to leave TLS speak plain again", Run: m.turnOff, Within: 15 * time.Minute},
 			{Name: "applyTLS", Doc: "keeping the ways in that are wished for", Run: m.applyTLS, Within: 15 * time.Minute},
 			{Name: "markTLS", Doc: "publishing the change", Run: m.markTLS, Within: 5 * time.Minute},
 		},
@@ -45,13 +47,29 @@ func (m *Manager) renewCertificates() engine.Workflow {
 	}
 }
 
+// way is how the members of a group are reached, and reach each other, at one time.
+type way struct {
+	mode    dbaas.TLSMode
+	turning bool
+}
+
+// ways lead a cluster from one mode to another and back. Members that are one of them apart work with each other; those
+// further apart may not.
+var ways = [...]way{{dbaas.TLSOff, false}, {dbaas.TLSOff, true}, {dbaas.TLSBoth, true}, {dbaas.TLSBoth, false}, {dbaas.TLSOn, false}}
+
+// wayOf is where a mode is on them.
+func wayOf(mode dbaas.TLSMode) int { return slices.Index(ways[:], way{mode: mode.OrOff()}) }
+
 // tlsState adds what the steps pass on to what the request left.
 type tlsState struct {
 	control.TLSState
-	// Epoch is the group's in which the lists below were true: a failover tells databases what the rows say.
-	Epoch   int64    `json:"epoch,omitempty"`
-	Opened  []string `json:"opened,omitempty"` // guests
-	Applied []string `json:"applied,omitempty"`
+	// Way is where the members are led, and some may have come already; nil: nobody has been told anything.
+	Way *int `json:"way,omitempty"`
+	// Epoch is the group's in which Done was true: a failover tells databases what the rows say.
+	Epoch int64         `json:"epoch,omitempty"`
+	Done  []string      `json:"done,omitempty"` // guests that have come
+	Told  dbaas.Instant `json:"told,omitempty"` // when the last one came
+	Back  bool          `json:"back,omitempty"` // the change has failed, and the members are led back
 }
 
 // loadGroup reads the subject of an operation of an instance or a cluster, with any member of the group in its middle.
@@ -69,64 +87,162 @@ func (m *Manager) loadGroup(ctx context.Context, op *engine.Operation) (*subject
 	return c.on(c.members[0]), nil
 }
 
-// openBoth opens the way in that is not open, the writers first: their followers come by TLS from then on.
-func (m *Manager) openBoth(ctx context.Context, op *engine.Operation) error {
-	return m.speakAll(ctx, op, dbaas.TLSBoth, false, func(s *tlsState) *[]string { return &s.Opened })
+// turnOn leads a cluster whose members speak no TLS to where all of them understand it.
+func (m *Manager) turnOn(ctx context.Context, op *engine.Operation) error {
+	return m.turn(ctx, op, func(s *tlsState) bool { return !s.Previous.Encrypted() }, wayOf(dbaas.TLSOff)+1, wayOf(dbaas.TLSBoth)-1)
 }
 
-// applyTLS goes from both ways to the one that is wished for. Before TLS is shut, followers come without it.
+// turnOff leads a cluster that is to leave TLS to where none of its members speaks it.
+func (m *Manager) turnOff(ctx context.Context, op *engine.Operation) error {
+	return m.turn(ctx, op, func(s *tlsState) bool { return !s.Mode.Encrypted() }, wayOf(dbaas.TLSBoth)-1, wayOf(dbaas.TLSOff)+1)
+}
+
+// turn leads a cluster along the ways from one to another.
+func (m *Manager) turn(ctx context.Context, op *engine.Operation, wanted func(*tlsState) bool, from, to int) error {
+	var state tlsState
+	if err := op.Load(&state); err != nil || op.ResourceType != "cluster" || !wanted(&state) {
+		return err
+	}
+	for _, next := range toward(from, to) {
+		if state.Way == nil || (*state.Way-next)*(to-from) <= 0 { // not beyond it yet
+			if err := m.lead(ctx, op, &state, next); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// toward lists the numbers from one to another, in that direction.
+func toward(from, to int) []int {
+	list := []int{from}
+	for from != to {
+		if from < to {
+			from++
+		} else {
+			from--
+		}
+		list = append(list, from)
+	}
+	return list
+}
+
+// openBoth opens the way in that is not open.
+func (m *Manager) openBoth(ctx context.Context, op *engine.Operation) error {
+	var state tlsState
+	if err := op.Load(&state); err != nil || state.Previous.OrOff() == dbaas.TLSBoth {
+		return err
+	}
+	return m.lead(ctx, op, &state, wayOf(dbaas.TLSBoth))
+}
+
+// applyTLS goes from both ways to the one that is wished for.
 func (m *Manager) applyTLS(ctx context.Context, op *engine.Operation) error {
 	var state tlsState
-	if err := op.Load(&state); err != nil {
+	if err := op.Load(&state); err != nil || state.Mode == dbaas.TLSBoth {
 		return err
 	}
-	return m.speakAll(ctx, op, state.Mode, state.Mode == dbaas.TLSOff, func(s *tlsState) *[]string { return &s.Applied })
+	return m.lead(ctx, op, &state, wayOf(state.Mode))
 }
 
-// speakAll makes the databases of the group speak in a mode, one at a run.
-func (m *Manager) speakAll(ctx context.Context, op *engine.Operation, mode dbaas.TLSMode, followersFirst bool, list func(*tlsState) *[]string) error {
-	var state tlsState
-	if err := op.Load(&state); err != nil {
-		return err
-	}
+// lead makes the databases of the group come to the next of the ways, one at a run. That they are on it is noted first.
+func (m *Manager) lead(ctx context.Context, op *engine.Operation, state *tlsState, to int) error {
 	s, err := m.loadGroup(ctx, op)
-	if err != nil || s.instance.TLS.OrOff() == mode {
+	if err != nil {
 		return err
 	}
-	if state.Epoch != s.group.Epoch {
-		state.Epoch, state.Opened, state.Applied = s.group.Epoch, nil, nil
+	if state.Way == nil || *state.Way != to || state.Epoch != s.group.Epoch {
+		state.Way, state.Epoch, state.Done = &to, s.group.Epoch, nil
+		return again(op, state)
 	}
-	members, done := s.up(), list(&state)
-	if followersFirst {
-		slices.Reverse(members)
-	}
-	i := slices.IndexFunc(members, func(one member) bool { return !slices.Contains(*done, one.guest.ID) })
+	members := s.inOrder(ways[to])
+	i := slices.IndexFunc(members, func(one member) bool { return !slices.Contains(state.Done, one.guest.ID) })
 	if i < 0 {
-		return nil
+		return m.awaitHeard(ctx, op, state)
 	}
-	if err := m.speak(ctx, op, s.on(members[i]), mode, string(mode)+"."+op.Step); err != nil {
+	if err := m.speak(ctx, op, s.on(members[i]), ways[to], state.deed(op.Step)); err != nil {
 		return refused(err)
 	}
-	*done = append(*done, members[i].guest.ID)
-	op.SetProgress("%d of %d databases", len(*done), len(members))
+	if state.Told, err = m.Store.Now(ctx); err != nil {
+		return err
+	}
+	state.Done = append(state.Done, members[i].guest.ID)
+	op.SetProgress("%d of %d databases", len(state.Done), len(members))
+	return again(op, state)
+}
+
+// deed names what is done to a database: the same is done once.
+func (s *tlsState) deed(step string) string {
+	if s.Back {
+		return fmt.Sprintf("back%d", *s.Way)
+	}
+	return fmt.Sprintf("way%d.%s", *s.Way, step)
+}
+
+// awaitHeard waits until the members of a cluster know from each other what they have been told. They send clients where
+// they have heard that others are; and they connect anew to a member whose port is another, which might not succeed while
+// some understand TLS and some do not.
+func (m *Manager) awaitHeard(ctx context.Context, op *engine.Operation, state *tlsState) error {
+	if op.ResourceType != "cluster" {
+		return nil
+	}
+	c, err := m.loadCluster(ctx, op)
+	if err != nil {
+		return err
+	}
+	r, err := m.reach(ctx, c, clusterFence(op, c))
+	if err != nil {
+		return err
+	}
+	now, err := m.Store.Now(ctx)
+	if err != nil {
+		return err
+	}
+	heard, err := r.topology.Heard(ctx, r.wish, r.members, now.Sub(state.Told))
+	if err != nil || heard {
+		return err
+	}
+	op.SetProgress("waiting until the members have heard of each other")
+	return engine.Wait(convergeSoon)
+}
+
+// again keeps the state and runs the step once more.
+func again(op *engine.Operation, state any) error {
 	if err := op.Put(state); err != nil {
 		return err
 	}
 	return engine.Wait(0)
 }
 
-// speak makes one database speak in a mode, with a new certificate when it speaks TLS.
-func (m *Manager) speak(ctx context.Context, op *engine.Operation, s *subject, mode dbaas.TLSMode, deed string) error {
+// inOrder gives the members in the order in which they are to change. As soon as the writers speak TLS their followers
+// come so, and before the writers stop they leave it. A cluster's replicas make themselves ready before their masters say
+// that they have another port.
+func (s *subject) inOrder(to way) []member {
+	members := s.up()
+	if !to.mode.Encrypted() || s.instance.ClusterID != "" {
+		slices.Reverse(members)
+	}
+	return members
+}
+
+// speak makes one database speak in a way, with a new certificate when it speaks TLS.
+func (m *Manager) speak(ctx context.Context, op *engine.Operation, s *subject, to way, deed string) error {
 	in := *s.instance
-	in.TLS = mode
+	in.TLS = to.mode
 	at := s.on(member{&in, s.guest})
 	desired, err := m.desired(ctx, at)
 	if err != nil {
 		return err
 	}
+	if to.turning {
+		if desired.TLS == nil {
+			desired.TLS = &datastore.TLS{Mode: to.mode}
+		}
+		desired.TLS.Turning = true
+	}
 	// A failover in between may have told the database otherwise: after it the deed is another.
 	request := guest.ConfigureRequest{Fence: fence(op, at, fmt.Sprintf("%s.%d", deed, s.group.Epoch)), Desired: desired}
-	if mode.Encrypted() {
+	if to.mode.Encrypted() {
 		pair, err := m.issue(ctx, at)
 		if err != nil {
 			return err
@@ -186,26 +302,24 @@ func (m *Manager) endTLS(ctx context.Context, op *engine.Operation) error {
 	})
 }
 
-// restoreTLS has every member speak as before.
+// restoreTLS has every member speak as before: a cluster's go back the way that they came.
 func (m *Manager) restoreTLS(ctx context.Context, op *engine.Operation) error {
 	var state tlsState
-	if err := op.Load(&state); err != nil {
+	if err := op.Load(&state); err != nil || state.Way == nil {
 		return err
 	}
-	s, err := m.loadGroup(ctx, op)
-	if err != nil {
-		return err
+	at, to := *state.Way, wayOf(state.Previous)
+	next := to
+	if op.ResourceType == "cluster" {
+		next = toward(at, to)[min(1, max(at-to, to-at))]
 	}
-	members := s.up()
-	if !state.Previous.Encrypted() {
-		slices.Reverse(members) // followers first, as in applyTLS
-	}
-	for _, one := range members {
-		if err := m.speak(ctx, op, s.on(one), state.Previous, "restore"); err != nil {
+	if state.Back { // where they are led now was chosen here
+		if err := m.lead(ctx, op, &state, at); err != nil || at == to {
 			return err
 		}
 	}
-	return nil
+	state.Back = true
+	return m.lead(ctx, op, &state, next)
 }
 
 // keepTLS notes how the members are reached after a failure: as before, or, where they could not be told, as last.
@@ -235,19 +349,16 @@ func (m *Manager) pushCertificates(ctx context.Context, op *engine.Operation) er
 		return err
 	}
 	members := s.up()
-	i := slices.IndexFunc(members, func(one member) bool { return !slices.Contains(state.Applied, one.guest.ID) })
+	i := slices.IndexFunc(members, func(one member) bool { return !slices.Contains(state.Done, one.guest.ID) })
 	if i < 0 {
 		return nil
 	}
-	if err := m.speak(ctx, op, s.on(members[i]), s.instance.TLS, "renew"); err != nil {
+	if err := m.speak(ctx, op, s.on(members[i]), way{mode: s.instance.TLS}, "renew"); err != nil {
 		return refused(err)
 	}
-	state.Applied = append(state.Applied, members[i].guest.ID)
-	op.SetProgress("%d of %d databases", len(state.Applied), len(members))
-	if err := op.Put(state); err != nil {
-		return err
-	}
-	return engine.Wait(0)
+	state.Done = append(state.Done, members[i].guest.ID)
+	op.SetProgress("%d of %d databases", len(state.Done), len(members))
+	return again(op, state)
 }
 
 // authority is the authority as this process has read it; it never changes.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,11 +52,26 @@ func setTLSTrial() trial {
 	}
 }
 
+// clusterTLSTrial has a cluster go over to TLS, or leave it.
+func clusterTLSTrial() trial {
+	return clusterTrial("", func(ctx context.Context, _ *testing.T, h *house, v *control.ClusterView) (string, error) {
+		want := dbaas.TLSBoth
+		if v.Members[0].TLS == want {
+			want = dbaas.TLSOff
+		}
+		return h.control.SetClusterTLS(ctx, tester, v.ID, want)
+	})
+}
+
 // renewTrial expects another certificate than before.
 func renewTrial() trial {
 	var before string
 	return trial{form: "tls",
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+			if !h.view(t, in).TLS.Encrypted() { // of another form
+				h.ended(t, mustID(t)(h.control.UpdateInstance(ctx, tester, in, control.UpdateInstance{TLS: mode(dbaas.TLSBoth)})))
+				h.awaitProtected(t, in)
+			}
 			before = h.requireSecured(t, h.view(t, in))
 			return mustID(t)(h.control.RenewCertificates(ctx, tester, in))
 		},
@@ -273,48 +289,89 @@ func (h *house) requireNoKeys(t *testing.T, encrypted bool) {
 	}
 }
 
-// TestTLSOfACluster: a cluster whose members speak TLS from the beginning takes plain clients as well when asked to, and
-// new certificates, while a client of it goes on.
+// TestTLSOfACluster: a cluster goes over to TLS, takes new certificates, and leaves TLS again, while its clients write and
+// read.
 func TestTLSOfACluster(t *testing.T) {
 	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	defer h.run(t, nil)()
-	member := control.NewMember{FlavorID: "1", VolumeSize: 1}
-	created, err := h.control.CreateCluster(t.Context(), tester, control.CreateCluster{
-		Name: "tls", Masters: []control.NewMember{member, member, member}, TLS: dbaas.TLSOn})
-	must(t, err)
-	h.ended(t, created.OperationID)
-	id := created.View.ID
-	cl, err := h.control.Cluster(t.Context(), tester, id)
-	must(t, err)
-	var addresses []string
-	for i := range cl.Members {
-		addresses = append(addresses, cl.Members[i].Addresses[0].Address+":6380")
-		h.requirePlain(t, &cl.Members[i], false)
-	}
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addresses, Password: created.Password, TLSConfig: h.trust(t), DisableIdentity: true})
-	defer client.Close()
-	write := func() {
+	id := h.createCluster(t, 0)
+	members := h.clusterView(t, id).Members
+	set := func(mode dbaas.TLSMode) {
 		t.Helper()
-		for n := range 50 {
-			must(t, client.Set(t.Context(), fmt.Sprint("key ", n), n, 0).Err())
+		h.ended(t, mustID(t)(h.control.SetClusterTLS(t.Context(), tester, id, mode)))
+	}
+	reached := func(plain bool) {
+		t.Helper()
+		for i := range members {
+			h.requirePlain(t, &members[i], plain)
 		}
 	}
-	write()
+	plain := h.writeAlways(t, h.clusterClient(t, id))
 	if _, err := h.control.SetClusterTLS(t.Context(), tester, id, dbaas.TLSOff); dbaas.ErrorCode(err) != dbaas.BadRequest {
-		t.Errorf("a cluster that is to speak plain among itself: %v", err)
+		t.Errorf("a cluster becomes what it is: %v", err)
 	}
-	h.ended(t, mustID(t)(h.control.SetClusterTLS(t.Context(), tester, id, dbaas.TLSBoth)))
-	write()
-	for i := range cl.Members {
-		h.requirePlain(t, &cl.Members[i], true)
-	}
-	h.ended(t, mustID(t)(h.control.SetClusterTLS(t.Context(), tester, id, dbaas.TLSOn)))
+	set(dbaas.TLSBoth)
+	reached(true)
+	plain()
+	encrypted := h.writeAlways(t, h.securedCluster(t, id))
+	set(dbaas.TLSOn)
 	h.ended(t, mustID(t)(h.control.RenewClusterCertificates(t.Context(), tester, id)))
-	write()
-	for i := range cl.Members {
-		h.requirePlain(t, &cl.Members[i], false)
-		h.requireSecuredAt(t, cl.Members[i].Addresses[0].Address+":6380")
+	reached(false)
+	for i := range members {
+		h.requireSecuredAt(t, members[i].Addresses[0].Address+":6380")
+	}
+	h.requireNoKeys(t, true)
+	encrypted()
+	set(dbaas.TLSOff)
+	reached(true)
+	h.writeAlways(t, h.clusterClient(t, id))()
+}
+
+// securedCluster is a tenant's client of a cluster that comes by TLS.
+func (h *house) securedCluster(t *testing.T, id string) *redis.ClusterClient {
+	t.Helper()
+	credentials, err := h.control.ClusterCredentials(t.Context(), tester, id)
+	must(t, err)
+	var addresses []string
+	for _, m := range h.clusterView(t, id).Members {
+		addresses = append(addresses, m.Addresses[0].Address+":6380")
+	}
+	return redis.NewClusterClient(&redis.ClusterOptions{Addrs: addresses, Password: credentials.Password, TLSConfig: h.trust(t), DisableIdentity: true})
+}
+
+// writeAlways counts and reads back until the function that it gives is called: no command may have failed, and none of
+// what was written may be gone.
+func (h *house) writeAlways(t *testing.T, c *redis.ClusterClient) (stop func()) {
+	t.Helper()
+	const keys = 100
+	ctx, end := context.WithCancel(context.Background())
+	t.Cleanup(end)
+	counts := make([]int64, keys)
+	var worker sync.WaitGroup
+	key := func(n int) string { return fmt.Sprint("count ", n) }
+	for n := range keys {
+		must(t, c.Set(ctx, key(n), 0, 0).Err())
+	}
+	worker.Go(func() {
+		for n := 0; ctx.Err() == nil; n = (n + 1) % keys {
+			if got, err := c.Incr(context.Background(), key(n)).Result(); err != nil || got != counts[n]+1 {
+				t.Errorf("the key %d is %d, %v after %d", n, got, err, counts[n])
+				return
+			}
+			counts[n]++
+		}
+	})
+	return func() {
+		t.Helper()
+		end()
+		worker.Wait()
+		for n, want := range counts {
+			if got, err := c.Get(t.Context(), key(n)).Int64(); err != nil || got != want {
+				t.Errorf("the key %d is %d, %v, want %d", n, got, err, want)
+			}
+		}
+		_ = c.Close()
 	}
 }
 

@@ -2,10 +2,15 @@ package taskmanager_test
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/taskmanager"
+	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
 
 // trial says how an operation of one kind comes about, so that the crash suite can begin one. Each workflow's own test
@@ -54,11 +59,15 @@ func forms() map[string]func(h *house, t *testing.T) (in string) {
 	}
 }
 
-// trials by workflow kind.
+// trials by workflow kind; a second one of the same kind has a form's name added.
 func trials() map[string]trial {
 	return map[string]trial{
-		"create_instance":    createTrial(),
-		"delete_instance":    deleteTrial(),
+		"create_instance": createTrial(),
+		"delete_instance": deleteTrial(),
+
+		"create_instance/standby": createStandbyTrial(),
+		"set_tls/cluster":         clusterTLSTrial(),
+
 		"restart_instance":   restartTrial(),
 		"stop_instance":      stopTrial(),
 		"start_instance":     startTrial(),
@@ -99,6 +108,26 @@ func trials() map[string]trial {
 	}
 }
 
+// kindOf is the workflow kind of a trial.
+func kindOf(name string) string {
+	kind, _, _ := strings.Cut(name, "/")
+	return kind
+}
+
+// tried gives the workflows by the names of their trials: one that has several is there several times.
+func tried() []engine.Workflow {
+	all := taskmanager.Workflows()
+	for _, name := range slices.Sorted(maps.Keys(trials())) {
+		i := slices.IndexFunc(all, func(w engine.Workflow) bool { return w.Kind == kindOf(name) })
+		if i >= 0 && name != kindOf(name) {
+			again := all[i]
+			again.Kind = name
+			all = append(all, again)
+		}
+	}
+	return all
+}
+
 var tester = control.Caller{ProjectID: "demo", UserID: "tester", RequestID: "req-test", Admin: false}
 
 func createTrial() trial {
@@ -106,6 +135,20 @@ func createTrial() trial {
 		created, err := h.control.CreateInstance(ctx, tester, control.CreateInstance{Name: "trial", FlavorID: "1", VolumeSize: 1})
 		must(t, err)
 		return created.OperationID
+	}}
+}
+
+// createStandbyTrial creates both guests of a hot standby. The watch looks after them from then on.
+func createStandbyTrial() trial {
+	return trial{creates: true, form: "standby", heavy: true, every: 4, settles: true, begin: func(ctx context.Context, t *testing.T, h *house, _ string) string {
+		created, err := h.control.CreateInstance(ctx, tester, control.CreateInstance{Name: "trial", FlavorID: "1", VolumeSize: 1, HighAvailability: async()})
+		must(t, err)
+		return created.OperationID
+	}, check: func(t *testing.T, h *house, v *dbaas.InstanceView) {
+		if v = h.awaitProtected(t, v.ID); len(v.Guests) != 2 {
+			t.Errorf("a hot standby of %d guests", len(v.Guests))
+		}
+		h.requireServing(t, v)
 	}}
 }
 

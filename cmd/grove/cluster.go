@@ -352,7 +352,7 @@ func (a *app) clusterRestart() *cobra.Command {
 }
 
 func (a *app) clusterSetTLS() *cobra.Command {
-	cmd := &cobra.Command{Use: "set-tls CLUSTER MODE", Short: "Change how clients connect to a cluster that speaks TLS: both or on"}
+	cmd := &cobra.Command{Use: "set-tls CLUSTER MODE", Short: "Change how clients connect to a cluster: off, both or on; they stay connected"}
 	return a.clusterAction(cmd, []string{"MODE"}, func(_ *cobra.Command, _ *client.Client, _ string, args []string) (wire.ClusterAction, error) {
 		return wire.ClusterAction{SetTLS: &wire.SetTLS{Mode: args[0]}}, nil
 	})

@@ -97,6 +97,7 @@ type clusterView struct {
 	Leaves    bool           `json:"leaves,omitempty"` // it has been told to leave
 	Former    []string       `json:"former,omitempty"` // ids of the nodes that it was before
 	Mover     moverState     `json:"mover"`
+	Now       int64          `json:"now"` // the member's clock, in milliseconds
 }
 
 // clusterNode is how one member knows another, or itself.
@@ -109,6 +110,7 @@ type clusterNode struct {
 	Suspected bool    `json:"suspected,omitempty"`
 	Failed    bool    `json:"failed,omitempty"`
 	Connected bool    `json:"connected,omitempty"`
+	Answered  int64   `json:"answered,omitempty"` // when, by the other's clock, it answered last; in milliseconds
 	Epoch     int64   `json:"epoch"`
 	Slots     slotSet `json:"slots,omitempty"`
 }
@@ -174,6 +176,9 @@ func (v *clusterView) parseNode(f []string) (clusterNode, error) {
 		n.Follows = f[3]
 	}
 	var err error
+	if n.Answered, err = strconv.ParseInt(f[5], 10, 64); err != nil {
+		return n, err
+	}
 	if n.Epoch, err = strconv.ParseInt(f[6], 10, 64); err != nil {
 		return n, err
 	}
@@ -288,7 +293,7 @@ func (m member) view(ctx context.Context, args viewArgs) (*clusterView, error) {
 	v.State, v.Epoch = state["cluster_state"], state.integer("cluster_current_epoch")
 	v.Keys, v.Memory, v.MaxMemory = int64(countKeys(i)), i.integer("used_memory"), i.integer("maxmemory")
 	v.LinkUp, v.Leaves = i["master_link_status"] == "up", m.record.leaves()
-	v.Mover = mover
+	v.Mover, v.Now = mover, clock.Real{}.Now().UnixMilli()
 	if v.Former, err = m.noteNode(v.ID); err != nil {
 		return nil, err
 	}

@@ -3,8 +3,10 @@ package redis
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 )
 
 // The states of a cluster and of its members.
@@ -44,6 +46,28 @@ func (Datastore) Health(ctx context.Context, wish datastore.ClusterWish, members
 		worsen(stateDegraded, "%d hash slots are half moved.", n)
 	}
 	return h, nil
+}
+
+// heardMargin is how long a link may be made anew after a member has heard where to.
+const heardMargin = time.Second
+
+// Heard implements [datastore.Topology].
+func (Datastore) Heard(ctx context.Context, wish datastore.ClusterWish, members []datastore.Member, since time.Duration) (bool, error) {
+	s := look(ctx, wish, members, viewArgs{})
+	if len(s.views) == 0 {
+		return false, dbaas.Errorf(dbaas.Unavailable, "No member of the cluster answers.")
+	}
+	for _, v := range s.views {
+		for _, n := range v.Nodes {
+			if n.ID == v.ID || n.Failed {
+				continue
+			}
+			if ago := time.Duration(v.Now-n.Answered) * time.Millisecond; !n.Connected || n.Suspected || n.Handshake || ago+heardMargin > since {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
 }
 
 func memberTrouble(state string) string {

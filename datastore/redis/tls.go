@@ -36,6 +36,9 @@ func (r *record) mode() dbaas.TLSMode {
 // encrypted tells whether the members of the group speak TLS with each other: always when clients may.
 func (r *record) encrypted() bool { return r.mode() != dbaas.TLSOff }
 
+// turning tells whether the members of the cluster go over to TLS, or leave it.
+func (r *record) turning() bool { return r.Desired.TLS != nil && r.Desired.TLS.Turning }
+
 // reach is where a member of the group is reached by the others.
 func (r *record) reach(e datastore.Endpoint) datastore.Endpoint {
 	if r.encrypted() {
@@ -127,22 +130,32 @@ func (g *Guest) forgetCertificates(r *record) {
 	}
 }
 
-// tlsDirectives make the server speak TLS with the other members, and able to with clients.
+// tlsDirectives make the server speak TLS with the other members, and able to with clients. Members of a cluster that
+// understand TLS cannot connect anew to those that do not; what is connected stays so, until a member says that it has
+// another port: so nobody does before all understand it. And a port that stays unsaid would be 0 to those of the other kind.
 func (g *Guest) tlsDirectives(r *record) []directive {
+	announced := port
+	if r.encrypted() && !r.turning() {
+		announced = tlsPort
+	}
+	list := []directive{{"replica-announce-port", strconv.Itoa(announced)}}
+	if r.encrypted() || r.turning() {
+		list = append(list, directive{"cluster-announce-tls-port", strconv.Itoa(announced)})
+	}
 	if !r.encrypted() {
-		return []directive{{"replica-announce-port", strconv.Itoa(port)}}
+		return list
 	}
-	pair := g.pemPath(pairFiles, r.TLSPair)
-	return []directive{
-		{"replica-announce-port", strconv.Itoa(tlsPort)},
-		{"tls-cert-file", pair},
-		{"tls-key-file", pair},
-		{"tls-ca-cert-file", g.pemPath(caFiles, r.Desired.TLS.CA)},
-		{"tls-auth-clients", "no"}, // clients show a password
-		{"tls-replication", "yes"},
-		{"tls-cluster", "yes"},
-		{"cluster-announce-tls-port", strconv.Itoa(tlsPort)},
+	pair, replication := g.pemPath(pairFiles, r.TLSPair), "yes"
+	if r.turning() {
+		replication = "no" // as the port that masters say they have
 	}
+	return append(list,
+		directive{"tls-cert-file", pair},
+		directive{"tls-key-file", pair},
+		directive{"tls-ca-cert-file", g.pemPath(caFiles, r.Desired.TLS.CA)},
+		directive{"tls-auth-clients", "no"}, // clients show a password
+		directive{"tls-replication", replication},
+		directive{"tls-cluster", "yes"})
 }
 
 // tlsSettings is what must be set on the running server to be as tlsDirectives say.
@@ -150,7 +163,7 @@ func (g *Guest) tlsSettings(r *record, running settings) (settings, error) {
 	if _, able := running["tls-port"]; !able && r.encrypted() {
 		return nil, dbaas.Errorf(dbaas.NotImplemented, "The database server on the guest was built without TLS.")
 	}
-	wanted := settings{"tls-replication": "no", "tls-cluster": "no"}
+	wanted := settings{"tls-replication": "no", "tls-cluster": "no", "cluster-announce-tls-port": "0"}
 	for _, d := range g.tlsDirectives(r) {
 		wanted[d.name] = d.value
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -361,6 +362,165 @@ func TestTLSCluster(t *testing.T) {
 			n.trial.restart(t)
 		}
 		f.converge()
+		if h := f.health(); h.State != stateOK {
+			t.Errorf("the cluster is %+v", h)
+		}
+	})
+}
+
+// turn leads the members of a cluster into TLS or out of it, one after the other. Half way, plain clients are sent to where
+// they can go, and nobody is missed.
+func (f *fleet) turn(t *testing.T, a *secret.Authority, mode dbaas.TLSMode, turning bool) {
+	t.Helper()
+	for i, n := range slices.Backward(f.nodes) {
+		if was := f.nodes[0].desired.TLS; i == len(f.nodes)/2 && mode != dbaas.TLSOn && (was == nil || was.Mode != dbaas.TLSOn) {
+			f.requireRoutes(t, port, false)
+		}
+		d := n.desired
+		d.TLS, d.Secrets = &datastore.TLS{Mode: mode, CA: a.Certificate(), Turning: turning}, map[string]string{}
+		if mode.Encrypted() {
+			d.Secrets[datastore.SecretTLSKey] = issue(f.t, a, n.host.Address)
+		}
+		if _, err := n.Configure(f.t.Context(), d); err != nil {
+			f.t.Fatalf("member %s to %s, turning: %v: %v", n.id, mode, turning, err)
+		}
+		n.desired, n.trial.desired = d, d
+	}
+}
+
+// requireRoutes looks where each member sends clients to, and that it misses nobody; connected: it can reach all others.
+func (f *fleet) requireRoutes(t *testing.T, want int, connected bool) {
+	t.Helper()
+	for _, n := range f.nodes {
+		testbed.Eventually(t, time.Minute, func() error {
+			c := n.tenant(t)
+			if want == tlsPort {
+				c = n.secured(t, f.authority.Certificate())
+			}
+			defer func() { _ = c.Close() }()
+			slots, err := c.ClusterSlots(t.Context()).Result()
+			if err != nil {
+				return err
+			}
+			for _, s := range slots {
+				for _, at := range s.Nodes {
+					if !strings.HasSuffix(at.Addr, fmt.Sprint(":", want)) {
+						return fmt.Errorf("%s sends clients of port %d to %s", n.id, want, at.Addr)
+					}
+				}
+			}
+			v, err := n.admin(t).nodes(t.Context())
+			if err != nil {
+				return err
+			}
+			for _, other := range v.Nodes {
+				if other.Failed || other.Suspected || connected && other.ID != v.ID && !other.Connected {
+					return fmt.Errorf("%s sees %+v", n.id, other)
+				}
+			}
+			return nil
+		})
+	}
+}
+
+// requireBus makes sure that the members speak TLS with each other, or not: every link is made by one that does and to one
+// that does, once it is younger than the change. And replicas follow by the same.
+func (f *fleet) requireBus(encrypted bool, since time.Time) {
+	f.t.Helper()
+	for _, n := range f.nodes {
+		conn, err := tls.Dial("tcp", net.JoinHostPort(n.host.Address, strconv.Itoa(busPort)), trusting(f.authority.Certificate()))
+		if (err == nil) != encrypted {
+			f.t.Errorf("the bus of %s answers TLS with %v", n.id, err)
+		}
+		if err == nil {
+			_ = conn.Close()
+		}
+		testbed.Eventually(f.t, time.Minute, func() error {
+			links, err := n.admin(f.t).ClusterLinks(f.t.Context()).Result()
+			if err != nil {
+				return err
+			}
+			for _, l := range links {
+				if time.UnixMilli(l.CreateTime).Before(since) {
+					return fmt.Errorf("%s speaks with %s by a link from before", n.id, l.Node)
+				}
+			}
+			i, err := n.admin(f.t).info(f.t.Context())
+			if err != nil || i["role"] == "master" {
+				return err
+			}
+			if want := map[bool]string{true: strconv.Itoa(tlsPort), false: strconv.Itoa(port)}[encrypted]; i["master_port"] != want || i["master_link_status"] != "up" {
+				return fmt.Errorf("%s follows port %s: %s", n.id, i["master_port"], i["master_link_status"])
+			}
+			return nil
+		})
+	}
+}
+
+// awaitHeard waits until the members know of each other's last change.
+func (f *fleet) awaitHeard(t *testing.T) {
+	t.Helper()
+	since := time.Now()
+	testbed.Eventually(t, time.Minute, func() error {
+		heard, err := Datastore{}.Heard(t.Context(), f.wish, f.members(), time.Since(since))
+		if err == nil && !heard {
+			err = errors.New("not all members have heard of each other")
+		}
+		return err
+	})
+}
+
+// empty removes what a load has left: the next one begins at nothing.
+func (l *load) empty() {
+	l.t.Helper()
+	if err := l.client.ForEachMaster(l.t.Context(), func(ctx context.Context, c *redis.Client) error { return c.FlushAll(ctx).Err() }); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// TestTLSClusterTurns has a cluster that is written to go over to TLS and leave it again.
+func TestTLSClusterTurns(t *testing.T) {
+	t.Parallel()
+	eachVersion(t, func(t *testing.T, version string) {
+		shows(t, version, featureTLSCluster)
+		takesMinutes(t, version)
+		a, f := newAuthority(t), newFleet(t, version, 3, 1)
+		f.authority = nil
+		plain := startLoad(t, f.tenant(), true)
+		f.authority = a
+		f.turn(t, a, dbaas.TLSOff, true)
+		f.awaitHeard(t)
+		f.turn(t, a, dbaas.TLSBoth, true)
+		f.requireRoutes(t, port, true)
+		since := time.Now()
+		f.turn(t, a, dbaas.TLSBoth, false)
+		f.requireRoutes(t, port, true)
+		f.requireRoutes(t, tlsPort, true)
+		f.requireBus(true, since)
+		plain.stop(f)
+		plain.empty()
+
+		encrypted := startLoad(t, f.tenant(), true)
+		f.turn(t, a, dbaas.TLSOn, false)
+		f.requireRoutes(t, tlsPort, true)
+		for _, n := range f.nodes {
+			n.requireReached(t, a.Certificate(), false, true)
+		}
+		f.turn(t, a, dbaas.TLSBoth, false)
+		encrypted.stop(f)
+		encrypted.empty()
+
+		f.authority = nil
+		plain = startLoad(t, f.tenant(), true)
+		f.authority = a
+		f.turn(t, a, dbaas.TLSBoth, true)
+		f.awaitHeard(t)
+		f.turn(t, a, dbaas.TLSOff, true)
+		since = time.Now()
+		f.turn(t, a, dbaas.TLSOff, false)
+		f.requireRoutes(t, port, true)
+		f.requireBus(false, since.Add(-time.Minute)) // a server that is not told of a change keeps its links
+		plain.stop(f)
 		if h := f.health(); h.State != stateOK {
 			t.Errorf("the cluster is %+v", h)
 		}

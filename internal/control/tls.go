@@ -115,8 +115,7 @@ func (s *Service) requireTLSOf(ctx context.Context, versionID string, mode dbaas
 	return requireTLS(m, mode)
 }
 
-// SetClusterTLS changes how clients connect to a cluster that speaks TLS: alone, or plain as well. Whether its members
-// speak it among themselves is for its whole life.
+// SetClusterTLS changes how clients connect to a cluster, and its members to each other, while all of them serve.
 func (s *Service) SetClusterTLS(ctx context.Context, c Caller, id string, mode dbaas.TLSMode) (string, error) {
 	return s.beginClusterChange(ctx, c, id, dbaas.ClusterUpdating, func(_ *store.Tx, cl *dbaas.Cluster, members []dbaas.Instance) (change, error) {
 		if err := requireWhole(cl, members); err != nil {
@@ -126,11 +125,8 @@ func (s *Service) SetClusterTLS(ctx context.Context, c Caller, id string, mode d
 			return change{}, err
 		}
 		now := members[0].TLS.OrOff()
-		switch mode = mode.OrOff(); {
-		case mode == now:
+		if mode = mode.OrOff(); mode == now {
 			return change{}, dbaas.Errorf(dbaas.BadRequest, "The tls of cluster %s is %s already.", cl.ID, now)
-		case mode.Encrypted() != now.Encrypted():
-			return change{}, dbaas.Errorf(dbaas.BadRequest, "The members of a cluster speak TLS with each other from its creation on, or never: tls of this one cannot become %s.", mode)
 		}
 		return change{kind: "set_tls", state: TLSState{Mode: mode, Previous: members[0].TLS},
 			before: map[string]any{"tls": now}, after: map[string]any{"tls": mode}}, nil
