@@ -60,7 +60,7 @@ func (g *Guest) launch(ctx context.Context, r *record, refused bool) error {
 			return err
 		}
 	}
-	if err := mendFiles(ctx, g.data, refused || g.suspected()); err != nil {
+	if err := errors.Join(mendFiles(ctx, g.data, refused || g.suspected()), mendNodes(g.data)); err != nil {
 		return err
 	}
 	if err := g.render(r); err != nil {

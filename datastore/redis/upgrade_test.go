@@ -6,10 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/datastore/datastoretest"
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/testbed"
 )
 
 func (g *trial) fill(t *testing.T, keys int) {
@@ -113,6 +115,82 @@ func TestUpgradeOfPair(t *testing.T) {
 	upgrade(master)
 	datastoretest.AwaitInStep(t, master)
 	master.requireKeys(t, 10)
+}
+
+// TestUpgradeOfCluster: the replicas first, then each shard is handed over. An old master that cannot read what the new one
+// sends, as after a failover, is shown as its replica all the same, and follows it once it is upgraded.
+func TestUpgradeOfCluster(t *testing.T) {
+	t.Parallel()
+	for _, from := range versions() {
+		for _, to := range upgrades()[from.Name] {
+			if (from.Name != redis70 || to != valkey80) && (numbers()[from.Name] == "" || numbers()[to] == "") {
+				continue // make test installs no such versions
+			}
+			t.Run(fmt.Sprint(from.Name, " to ", to), func(t *testing.T) {
+				requireVersions(t, from.Name, to)
+				testUpgradeOfCluster(t, from.Name, to)
+				if !t.Failed() {
+					note(featureMixed, to, from.Name)
+				}
+			})
+		}
+	}
+}
+
+func testUpgradeOfCluster(t *testing.T, from, to string) {
+	f := newFleet(t, from, 3, 1)
+	c := f.tenant()
+	for i := range 100 {
+		testbed.Eventually(t, time.Minute, func() error { return c.Set(t.Context(), fmt.Sprint("k", i), i, 0).Err() })
+	}
+	defer f.confess()
+	upgrade := func(n *node) {
+		t.Helper()
+		n.desired.Version = to
+		if err := n.Upgrade(t.Context(), n.desired); err != nil {
+			t.Fatal(err)
+		}
+		datastoretest.Await(t, n, dbaas.GuestHealthy)
+		f.converge()
+	}
+	for i := 1; i < len(f.nodes); i += 2 {
+		upgrade(f.nodes[i])
+		f.nodes[i].crash(t) // it has to know its place again among members of both versions
+		f.converge()
+	}
+	for i := 0; i < len(f.nodes); i += 2 {
+		old, heir := f.nodes[i], f.nodes[i+1]
+		testbed.Eventually(t, time.Minute, func() error {
+			if m := f.health().Members[i]; m.Role == datastore.RoleReplica && m.Master == heir.id {
+				return nil
+			}
+			return errors.Join(heir.Do(t.Context(), datastore.ActionTakeOver, nothing{}, nil), errors.New("the shard is not handed over yet"))
+		})
+		if i == 0 { // it has to copy everything, in a format that it may not know
+			if err := errors.Join(old.Stop(t.Context()), old.Start(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+			if m := f.health().Members[i]; m.Role != datastore.RoleReplica || m.Master != heir.id {
+				t.Errorf("the old master is shown as %+v", m)
+			}
+		}
+		upgrade(old)
+	}
+	for i := range 100 {
+		if v, err := c.Get(t.Context(), fmt.Sprint("k", i)).Int(); err != nil || v != i {
+			t.Fatalf("the key %d is %d, %v", i, v, err)
+		}
+	}
+	for _, n := range f.nodes { // and again after they have all been down
+		n.crash(t)
+	}
+	f.converge()
+	for _, n := range f.nodes {
+		r, err := n.require()
+		if err != nil || r.Desired.Version != to || r.Before != nil {
+			t.Errorf("the record of %s says %s, %v; %v", n.id, r.Desired.Version, r.Before, err)
+		}
+	}
 }
 
 // TestUpgradeThatFails: a version that does not start on the data leaves them to the old one, all of them.

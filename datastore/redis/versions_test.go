@@ -42,12 +42,14 @@ const (
 	featureHealing    = "cluster: moves that were cut off are healed"
 	featureTLSCluster = "cluster: TLS alone, bus included"
 	featureUpgrade    = "upgrade, data kept, from"
+	// featureMixed: members of both versions serve together, and data go from the older to the newer.
+	featureMixed = "cluster: upgrade member by member, from"
 )
 
 func features() []string {
 	return []string{featureLife, featureSettings, featureAccount, featureUsers, featureFiles, featureDisk, featureResize, featureProfiles,
 		featureDrift, featureReplicas, featurePromotion, featureFailover, featureDurability, featureTLS, featureCluster, featureMoves,
-		featureHealing, featureTLSCluster, featureUpgrade}
+		featureHealing, featureTLSCluster, featureUpgrade, featureMixed}
 }
 
 // numbers gives the installed versions and the numbers that their programs report.
