@@ -105,6 +105,19 @@ func configCommand(o *options) *cobra.Command {
 func keysCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "keys", Short: "Manage the master keys that seal secrets"}
 	cmd.AddCommand(&cobra.Command{
+		Use: "create", Short: "Make the file of master keys, with one; a file that is there is left alone", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.load(config.ProductionDefaults())
+			if err != nil {
+				return err
+			}
+			if err := ensureMasterKey(masterKeyPath(c)); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "the master keys are in %s: keep a copy where the database's backups are not\n", masterKeyPath(c))
+			return err
+		},
+	}, &cobra.Command{
 		Use: "rotate", Short: "Add a new master key and seal every secret with it; works while Grove runs", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withHouse(cmd.Context(), o, func(ctx context.Context, h *house) error {

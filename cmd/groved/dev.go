@@ -48,6 +48,9 @@ func devCommand(o *options) *cobra.Command {
 			if err := c.Validate(); err != nil {
 				return err
 			}
+			if c.Cloud.Provider != "local" {
+				return fmt.Errorf("groved dev runs servers on this machine alone; for cloud.provider %s run groved api and groved taskmanager", c.Cloud.Provider)
+			}
 			return runDev(cmd.Context(), c, cmd.OutOrStdout())
 		},
 	}
@@ -98,7 +101,7 @@ func runDev(ctx context.Context, c config.Config, stdout io.Writer) error {
 		closing("store", h.store),
 		closing("transport", h.transport),
 		lifecycle.Part{Name: "local cloud", Stop: func(ctx context.Context) error { return provider.Close(ctx, c.Cloud.Local.KeepDatabases) }},
-		lifecycle.Part{Name: "taskmanager", Start: func(ctx context.Context) error { return h.publish(ctx, manager, installed) }, Run: manager.Run},
+		lifecycle.Part{Name: "taskmanager", Start: func(ctx context.Context) error { return h.publish(ctx, manager) }, Run: manager.Run},
 		apiPart,
 	)
 }

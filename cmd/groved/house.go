@@ -16,7 +16,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/grove-dbaas/grove/api"
-	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/datastore/all"
 	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/cloud"
@@ -148,9 +147,17 @@ func (h *house) taskmanager(provider cloud.Provider) (*taskmanager.Manager, erro
 	})
 }
 
-// publish writes what is on offer into the database: flavors and, where this machine tells, datastore versions.
-func (h *house) publish(ctx context.Context, m *taskmanager.Manager, installed func(datastore.Version) string) error {
-	if err := m.SyncCatalog(ctx); err != nil {
+// publish writes what is on offer into the database: flavors and, where servers run on this machine, the datastore versions
+// whose programs it has. Elsewhere administrators offer versions with their images, and a cloud that is away is asked later.
+func (h *house) publish(ctx context.Context, m *taskmanager.Manager) error {
+	err := m.SyncCatalog(ctx)
+	if h.config.Cloud.Provider != "local" {
+		if err != nil {
+			h.logger.WarnContext(ctx, "the cloud does not tell its flavors yet", "error", err)
+		}
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("publish flavors: %w", err)
 	}
 	return h.control().SyncDatastores(ctx, installed)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/cloud/openstack"
 	"github.com/grove-dbaas/grove/internal/config"
 	"github.com/grove-dbaas/grove/internal/lifecycle"
 )
@@ -39,26 +41,15 @@ func taskmanagerCommand(o *options) *cobra.Command {
 }
 
 func taskmanagerParts(ctx context.Context, h *house) ([]lifecycle.Part, string, error) {
-	unlock, err := claimDataDir(ctx, h.config.Data)
+	provider, parts, err := h.openCloud(ctx)
 	if err != nil {
-		return nil, "", err
-	}
-	provider, err := h.openLocalCloud(ctx)
-	if err != nil {
-		unlock()
 		return nil, "", err
 	}
 	manager, err := h.taskmanager(provider)
 	if err != nil {
 		return nil, "", err
 	}
-	parts := []lifecycle.Part{
-		{Name: "local cloud", Stop: func(ctx context.Context) error {
-			defer unlock()
-			return provider.Close(ctx, h.config.Cloud.Local.KeepDatabases)
-		}},
-		{Name: "taskmanager", Start: func(ctx context.Context) error { return h.publish(ctx, manager, installed) }, Run: manager.Run},
-	}
+	parts = append(parts, lifecycle.Part{Name: "taskmanager", Start: func(ctx context.Context) error { return h.publish(ctx, manager) }, Run: manager.Run})
 	if h.config.Metrics.Listen != "" {
 		l, err := net.Listen("tcp", h.config.Metrics.Listen)
 		if err != nil {
@@ -67,6 +58,36 @@ func taskmanagerParts(ctx context.Context, h *house) ([]lifecycle.Part, string, 
 		parts = append(parts, h.httpPart("metrics", l, h.metricsHandler()))
 	}
 	return parts, "grove taskmanager ready", nil
+}
+
+// openCloud opens the configured provider, with what is to be done about it at the end.
+func (h *house) openCloud(ctx context.Context) (cloud.Provider, []lifecycle.Part, error) {
+	if h.config.Cloud.Provider == "openstack" {
+		provider, err := h.openStack()
+		return provider, nil, err
+	}
+	unlock, err := claimDataDir(ctx, h.config.Data)
+	if err != nil {
+		return nil, nil, err
+	}
+	provider, err := h.openLocalCloud(ctx)
+	if err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	return provider, []lifecycle.Part{{Name: "local cloud", Stop: func(ctx context.Context) error {
+		defer unlock()
+		return provider.Close(ctx, h.config.Cloud.Local.KeepDatabases)
+	}}}, nil
+}
+
+func (h *house) openStack() (cloud.Provider, error) {
+	account, err := h.account()
+	if err != nil {
+		return nil, err
+	}
+	o := h.config.Cloud.OpenStack
+	return openstack.New(openstack.Config{Account: account, Region: h.config.Region, Interface: o.Interface, Network: o.Network, ImageTags: o.ImageTags})
 }
 
 // metricsHandler is what a role without an API shows.

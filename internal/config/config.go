@@ -79,8 +79,16 @@ type Guests struct {
 
 // Cloud is what provides servers, volumes and networks.
 type Cloud struct {
-	Provider string     `yaml:"provider" doc:"local: servers are directories and processes on this machine"`
-	Local    LocalCloud `yaml:"local"`
+	Provider  string     `yaml:"provider" doc:"local: servers are directories and processes on this machine; openstack: Nova, Cinder, Neutron and Glance, as the account in keystone"`
+	Local     LocalCloud `yaml:"local"`
+	OpenStack OpenStack  `yaml:"openstack"`
+}
+
+// OpenStack configures the provider of that name.
+type OpenStack struct {
+	Network   string   `yaml:"network" doc:"id of the network of guests whose tenant names none"`
+	ImageTags []string `yaml:"image_tags" doc:"tags that choose the image of a datastore version with neither an image nor tags: the youngest that has them all"`
+	Interface string   `yaml:"interface" doc:"which endpoints of the catalog: public, internal or admin"`
 }
 
 // LocalCloud configures the local provider.
@@ -138,7 +146,7 @@ func Defaults() Config {
 			},
 			VolumeTypes: []dbaas.VolumeType{{ID: "local", Name: "local", IsPublic: true}},
 			Zones:       []string{"nova"},
-		}},
+		}, OpenStack: OpenStack{Interface: "public"}},
 		Quotas:        map[string]int{dbaas.QuotaInstances: 100, dbaas.QuotaVolumes: 1000, dbaas.QuotaBackups: 50, dbaas.QuotaRAM: -1},
 		MaxVolumeSize: 100,
 		Retention:     Retention{Operations: 30 * day, Events: 90 * day, Idempotency: day, Deleted: 7 * day},

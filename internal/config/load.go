@@ -172,7 +172,11 @@ func (c *Config) validateLimits(say sayFunc) {
 }
 
 func (c *Config) validateCloud(say sayFunc) {
-	oneOf(say, "cloud.provider", c.Cloud.Provider, "local")
+	oneOf(say, "cloud.provider", c.Cloud.Provider, "local", "openstack")
+	if c.Cloud.Provider == "openstack" {
+		c.validateOpenStack(say)
+		return
+	}
 	l := c.Cloud.Local
 	oneOf(say, "cloud.local.network_mode", l.NetworkMode, "loopback", "namespaces")
 	oneOf(say, "cloud.local.agents", l.Agents, "embedded", "process")
@@ -194,6 +198,14 @@ func (c *Config) validateCloud(say sayFunc) {
 	if len(l.Zones) == 0 {
 		say("cloud.local.zones", "must have at least one zone")
 	}
+}
+
+func (c *Config) validateOpenStack(say sayFunc) {
+	c.validateKeystone(say, "cloud.provider")
+	if c.Cloud.OpenStack.Network == "" {
+		say("cloud.openstack.network", "must be the id of a network")
+	}
+	oneOf(say, "cloud.openstack.interface", c.Cloud.OpenStack.Interface, "public", "internal", "admin")
 }
 
 func oneOf(say sayFunc, option, value string, allowed ...string) {

@@ -45,10 +45,12 @@ func TestMain(m *testing.M) {
 	testbed.Main(m)
 }
 
-// house is a running `groved dev`.
+// house is a running `groved dev`, or another role of groved.
 type house struct {
 	t       testing.TB
 	dir     string
+	role    string // "" is dev
+	token   string // of Keystone, "" for none
 	args    []string
 	cmd     *exec.Cmd
 	exited  chan struct{}
@@ -124,10 +126,14 @@ func tail(b []byte, n int) []byte {
 func (h *house) start() {
 	h.t.Helper()
 	var err error
-	if h.log, err = os.OpenFile(filepath.Join(filepath.Dir(h.dir), "groved.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+	if h.log, err = os.OpenFile(filepath.Join(filepath.Dir(h.dir), "groved"+h.role+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
 		h.t.Fatal(err)
 	}
-	h.cmd = exec.Command(filepath.Join(bin, "groved"), append([]string{"dev", "--listen", "127.0.0.1:0", "--data", h.dir}, h.args...)...)
+	args := []string{"dev", "--listen", "127.0.0.1:0", "--data", h.dir}
+	if h.role != "" {
+		args = []string{h.role}
+	}
+	h.cmd = exec.Command(filepath.Join(bin, "groved"), append(args, h.args...)...)
 	h.cmd.Stderr = h.log
 	stdout, err := h.cmd.StdoutPipe()
 	if err != nil {
@@ -150,7 +156,7 @@ func (h *house) start() {
 	select {
 	case l := <-line:
 		address, ok := strings.CutPrefix(l, "grove ready ")
-		if !ok {
+		if !ok && l != "grove "+h.role+" ready" {
 			h.t.Fatalf("groved said %q", l)
 		}
 		h.base = address
@@ -291,6 +297,9 @@ func (h *house) try(method, path string, body any, header ...string) (*answer, e
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if h.token != "" {
+		req.Header.Set("X-Auth-Token", h.token)
+	}
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
@@ -359,7 +368,12 @@ func (in *instance) show() object {
 // await waits for a status and operating status; ERROR fails at once unless it is what is waited for.
 func (in *instance) await(status, operating string) {
 	in.h.t.Helper()
-	eventually(in.h.t, 90*time.Second, func() error {
+	in.awaitWithin(90*time.Second, status, operating)
+}
+
+func (in *instance) awaitWithin(within time.Duration, status, operating string) {
+	in.h.t.Helper()
+	eventually(in.h.t, within, func() error {
 		v := in.show()
 		s, o := v.text("instance", "status"), v.text("instance", "operating_status")
 		if s == "ERROR" && status != "ERROR" {

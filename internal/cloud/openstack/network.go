@@ -1,11 +1,16 @@
 package openstack
 
 import (
+	"cmp"
 	"context"
+	"maps"
+	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/security/groups"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/security/rules"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/ports"
@@ -20,6 +25,8 @@ import (
 const (
 	guestTag   = "grove guest "
 	addressTag = "grove address "
+	// peersTag is of the security group that guests share who reach each other. Their own groups name it too.
+	peersTag = "grove peers "
 )
 
 // owner takes whose something is out of a description.
@@ -106,8 +113,8 @@ func (c *Cloud) EnsurePort(ctx context.Context, spec cloud.PortSpec) (*cloud.Por
 		}
 		if p == nil {
 			opts := ports.CreateOpts{Name: spec.Name, Description: guestTag + spec.GuestID}
-			if spec.SecurityGroupID != "" {
-				opts.SecurityGroups = &[]string{spec.SecurityGroupID}
+			if opts.SecurityGroups, err = c.groupsOf(ctx, s, spec.SecurityGroupID); err != nil {
+				return nil, err
 			}
 			if p, err = c.makePort(ctx, s, spec.Nic, opts, "port"); err != nil {
 				return nil, err
@@ -115,6 +122,33 @@ func (c *Cloud) EnsurePort(ctx context.Context, spec cloud.PortSpec) (*cloud.Por
 		}
 		return portView(p), nil
 	})
+}
+
+// groupsOf gives the groups that a port is in: a guest's own, and the one that it shares with its peers. Without its own it is
+// in the project's default one.
+func (c *Cloud) groupsOf(ctx context.Context, s *session, own string) (*[]string, error) {
+	if own == "" {
+		return nil, nil
+	}
+	g, err := groups.Get(ctx, s.network, own).Extract()
+	if err != nil {
+		return nil, act(err, "security group", own)
+	}
+	p := readPeers(g.Description)
+	if p.id == "" {
+		return &[]string{own}, nil
+	}
+	shared, err := c.ensurePeersGroup(ctx, s, p.id)
+	if err != nil {
+		return nil, err
+	}
+	wanted := p.rules(shared)
+	for _, r := range g.Rules { // those that are there, but for peers in a group that was one too many
+		if have := ruleOf(r); r.Direction == string(rules.DirIngress) && have.group == "" {
+			wanted[have] = true
+		}
+	}
+	return &[]string{own, shared}, s.setRules(ctx, g, wanted)
 }
 
 // DeletePort implements [cloud.Network].
@@ -141,10 +175,12 @@ func (s *session) securityGroupsOf(ctx context.Context, guestID, name string) ([
 	return all, nil
 }
 
-// rule is who may reach which port.
+// rule is who may reach which port: a network, or the members of a group.
 type rule struct {
+	family rules.RuleEtherType
 	port   int
 	prefix netip.Prefix
+	group  string
 }
 
 func wantedRules(spec cloud.SecurityGroupSpec, cidrs []string) (map[rule]bool, error) {
@@ -155,10 +191,17 @@ func wantedRules(spec cloud.SecurityGroupSpec, cidrs []string) (map[rule]bool, e
 			return nil, dbaas.WrapError(err, dbaas.BadRequest, "%q is no network such as 192.0.2.0/24.", text)
 		}
 		for _, port := range spec.TCPPorts {
-			wanted[rule{port, prefix.Masked()}] = true
+			wanted[rule{family: familyOf(prefix), port: port, prefix: prefix.Masked()}] = true
 		}
 	}
 	return wanted, nil
+}
+
+func familyOf(prefix netip.Prefix) rules.RuleEtherType {
+	if prefix.Addr().Is6() {
+		return rules.EtherType6
+	}
+	return rules.EtherType4
 }
 
 // EnsureSecurityGroup implements [cloud.Network].
@@ -185,8 +228,104 @@ func (c *Cloud) EnsureSecurityGroup(ctx context.Context, spec cloud.SecurityGrou
 		if err != nil {
 			return "", err
 		}
+		if p := peersOf(spec); p.id != "" {
+			shared, err := c.ensurePeersGroup(ctx, s, p.id)
+			if err != nil {
+				return "", err
+			}
+			maps.Copy(wanted, p.rules(shared))
+		}
 		return g.ID, s.setRules(ctx, g, wanted)
 	})
+}
+
+// peers are guests that reach each other on ports.
+type peers struct {
+	id    string
+	ports []int
+}
+
+func peersOf(spec cloud.SecurityGroupSpec) peers {
+	return peers{spec.PeersID, slices.Concat(spec.TCPPorts, spec.PeerPorts)}
+}
+
+// describe is what a guest's own group says of its peers, so that its rules can be made anew from it.
+func (p peers) describe() string {
+	if p.id == "" {
+		return ""
+	}
+	var list []string
+	for _, port := range p.ports {
+		list = append(list, strconv.Itoa(port))
+	}
+	return " peers=" + p.id + " ports=" + strings.Join(list, ",")
+}
+
+func readPeers(description string) (p peers) {
+	for _, field := range strings.Fields(description) {
+		switch name, value, _ := strings.Cut(field, "="); name {
+		case "peers":
+			p.id = value
+		case "ports":
+			for _, text := range strings.Split(value, ",") {
+				if port, err := strconv.Atoi(text); err == nil {
+					p.ports = append(p.ports, port)
+				}
+			}
+		}
+	}
+	return p
+}
+
+// rules let in who is in the group that peers share.
+func (p peers) rules(shared string) map[rule]bool {
+	wanted := map[rule]bool{}
+	for _, port := range p.ports {
+		wanted[rule{family: rules.EtherType4, port: port, group: shared}] = true
+		wanted[rule{family: rules.EtherType6, port: port, group: shared}] = true
+	}
+	return wanted
+}
+
+// peersGroups lists the groups that peers share, the one that counts first. There is one, but for a moment where several
+// guests were made at once.
+func (s *session) peersGroups(ctx context.Context, peersID string) ([]groups.SecGroup, error) {
+	all, err := listed(ctx, "security groups", groups.List(s.network, groups.ListOpts{ProjectID: s.project, Description: peersTag + peersID}), groups.ExtractGroups)
+	slices.SortFunc(all, func(a, b groups.SecGroup) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.ID, b.ID))
+	})
+	return all, err
+}
+
+// ensurePeersGroup gives the id of the group that peers share. It has no rules: it is what rules of theirs name. Who has made
+// one too many removes it; a rule that names it goes with it, and is made anew with the port.
+func (c *Cloud) ensurePeersGroup(ctx context.Context, s *session, peersID string) (string, error) {
+	return once(c, "peers "+peersID, func() (string, error) {
+		all, err := s.peersGroups(ctx, peersID)
+		if err != nil || len(all) > 0 {
+			return first(all), err
+		}
+		made, err := groups.Create(ctx, s.network, groups.CreateOpts{
+			Name: "grove-peers-" + peersID, Description: peersTag + peersID, ProjectID: s.project,
+		}).Extract()
+		if err != nil {
+			return "", refused(err, "security group")
+		}
+		if all, err = s.peersGroups(ctx, peersID); err != nil {
+			return "", err
+		}
+		if kept := first(all); kept != "" && kept != made.ID {
+			return kept, gone(groups.Delete(ctx, s.network, made.ID).ExtractErr(), "security group", made.ID)
+		}
+		return made.ID, nil
+	})
+}
+
+func first(all []groups.SecGroup) string {
+	if len(all) == 0 {
+		return ""
+	}
+	return all[0].ID
 }
 
 func (s *session) securityGroup(ctx context.Context, spec cloud.SecurityGroupSpec) (*groups.SecGroup, error) {
@@ -203,7 +342,9 @@ func (s *session) securityGroup(ctx context.Context, spec cloud.SecurityGroupSpe
 	if kept != nil {
 		return kept, nil
 	}
-	made, err := groups.Create(ctx, s.network, groups.CreateOpts{Name: spec.Name, Description: guestTag + spec.GuestID, ProjectID: s.project}).Extract()
+	made, err := groups.Create(ctx, s.network, groups.CreateOpts{
+		Name: spec.Name, Description: guestTag + spec.GuestID + peersOf(spec).describe(), ProjectID: s.project,
+	}).Extract()
 	if err != nil {
 		return nil, refused(err, "security group")
 	}
@@ -219,6 +360,15 @@ func (c *Cloud) ownNetwork(ctx context.Context, s *session) (cidrs []string, err
 	return cidrs, err
 }
 
+// ruleOf reads a rule of Neutron's. One that lets everybody in has neither network nor group, and is nobody's wish.
+func ruleOf(r rules.SecGroupRule) rule {
+	have := rule{family: rules.RuleEtherType(r.EtherType), port: r.PortRangeMin, group: r.RemoteGroupID}
+	if have.group == "" {
+		have.prefix, _ = netip.ParsePrefix(r.RemoteIPPrefix)
+	}
+	return have
+}
+
 // setRules makes a group's rules for what comes in those that are wanted. New ones come before old ones go.
 func (s *session) setRules(ctx context.Context, g *groups.SecGroup, wanted map[rule]bool) error {
 	var outdated []string
@@ -226,23 +376,22 @@ func (s *session) setRules(ctx context.Context, g *groups.SecGroup, wanted map[r
 		if r.Direction != string(rules.DirIngress) {
 			continue
 		}
-		prefix, err := netip.ParsePrefix(r.RemoteIPPrefix)
-		have := rule{r.PortRangeMin, prefix}
-		if err != nil || r.Protocol != string(rules.ProtocolTCP) || r.PortRangeMax != r.PortRangeMin || !wanted[have] {
+		have := ruleOf(r)
+		if r.Protocol != string(rules.ProtocolTCP) || r.PortRangeMax != r.PortRangeMin || !wanted[have] {
 			outdated = append(outdated, r.ID)
 			continue
 		}
 		delete(wanted, have)
 	}
 	for r := range wanted {
-		family := rules.EtherType4
-		if r.prefix.Addr().Is6() {
-			family = rules.EtherType6
+		wish := rules.CreateOpts{
+			SecGroupID: g.ID, ProjectID: s.project, Direction: rules.DirIngress, EtherType: r.family, Protocol: rules.ProtocolTCP,
+			PortRangeMin: r.port, PortRangeMax: r.port, RemoteGroupID: r.group,
 		}
-		err := rules.Create(ctx, s.network, rules.CreateOpts{
-			SecGroupID: g.ID, ProjectID: s.project, Direction: rules.DirIngress, EtherType: family, Protocol: rules.ProtocolTCP,
-			PortRangeMin: r.port, PortRangeMax: r.port, RemoteIPPrefix: r.prefix.String(),
-		}).Err
+		if r.group == "" {
+			wish.RemoteIPPrefix = r.prefix.String()
+		}
+		err := rules.Create(ctx, s.network, wish).Err
 		if err != nil && !strings.Contains(err.Error(), "SecurityGroupRuleExists") {
 			return refused(err, "security group's rule")
 		}
@@ -261,5 +410,36 @@ func (c *Cloud) DeleteSecurityGroup(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	g, err := groups.Get(ctx, s.network, id).Extract()
+	if isGone(err) {
+		return nil
+	}
+	if err != nil {
+		return plain(err, "security group "+id)
+	}
+	if err := s.dropPeersGroups(ctx, readPeers(g.Description).id); err != nil {
+		return err
+	}
 	return gone(groups.Delete(ctx, s.network, id).ExtractErr(), "security group", id)
+}
+
+// dropPeersGroups removes the group that peers share when no port is in it any more: Neutron refuses it before.
+func (s *session) dropPeersGroups(ctx context.Context, peersID string) error {
+	if peersID == "" {
+		return nil
+	}
+	all, err := s.peersGroups(ctx, peersID)
+	if err != nil {
+		return err
+	}
+	for _, one := range all {
+		err := groups.Delete(ctx, s.network, one.ID).ExtractErr()
+		if gophercloud.ResponseCodeIs(err, http.StatusConflict) {
+			continue
+		}
+		if err := gone(err, "security group", one.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,0 +1,523 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+	"github.com/gophercloud/gophercloud/v2/openstack"
+	"github.com/gophercloud/gophercloud/v2/openstack/blockstorage/v3/volumes"
+	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
+	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/security/groups"
+	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/networks"
+	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/ports"
+	"github.com/redis/go-redis/v9"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/grove-dbaas/grove/internal/testbed"
+)
+
+// openDevcloud gives a house of an api and a taskmanager process on PostgreSQL, RabbitMQ and the OpenStack whose state is in
+// GROVE_DEVCLOUD, with a Keystone token of the tenant alice.
+func openDevcloud(t *testing.T) (h *house, admin *house, cloud *devcloud) {
+	t.Helper()
+	cloud = loginDevcloud(t)
+	watchMachines(t, filepath.Join(cloud.dir, "data/nova/servers"))
+	broker := testbed.RabbitMQ(t)
+	dir := t.TempDir()
+	config := filepath.Join(dir, "grove.yaml")
+	text := fmt.Sprintf(`
+listen: 127.0.0.1:0
+data: %q
+database: {url: %q}
+rpc: {url: %q, management_url: %q}
+api: {auth: keystone, token_cache: 5s, rate_limits: {GET: 0, POST: 0, DELETE: 0}}
+keystone: {auth_url: %q, username: %q, password: %q, project: service}
+cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
+`, dir, testbed.Postgres(t), broker.URL, broker.ManagementURL, cloud.authURL, cloud.service.Username, cloud.service.Password, cloud.network)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"keys", "create"}, {"migrate", "up"}} {
+		if out, err := exec.Command(filepath.Join(bin, "groved"), append(args, "--config", config)...).CombinedOutput(); err != nil {
+			t.Fatalf("groved %s: %v: %s", args, err, out)
+		}
+	}
+	openRole(t, dir, "taskmanager", "--config", config)
+	h = openRole(t, dir, "api", "--config", config)
+	token, project := cloud.token(t, "dev-alice")
+	h.project, h.token = project, token
+	token, project = cloud.token(t, "dev-admin")
+	admin = &house{t: t, base: h.base, project: project, token: token}
+	return h, admin, cloud
+}
+
+// openRole starts one role of groved, and ends it with the test.
+func openRole(t *testing.T, dir, role string, args ...string) *house {
+	t.Helper()
+	h := &house{t: t, dir: filepath.Join(dir, role), role: role, args: args}
+	h.start()
+	t.Cleanup(func() {
+		h.stop()
+		if t.Failed() {
+			if text, err := os.ReadFile(h.log.Name()); err == nil {
+				t.Logf("the log of groved %s:\n%s", role, tail(withoutRequests(text), 8000))
+			}
+		}
+	})
+	return h
+}
+
+// devcloud is the real OpenStack of a developer's machine, as its administrator sees it.
+type devcloud struct {
+	dir, authURL, network string
+	service               gophercloud.AuthOptions
+	compute, volume, net  *gophercloud.ServiceClient
+}
+
+func loginDevcloud(t *testing.T) *devcloud {
+	t.Helper()
+	d := &devcloud{dir: os.Getenv("GROVE_DEVCLOUD")}
+	if d.dir == "" {
+		t.Skip("there is no OpenStack to test against (GROVE_DEVCLOUD)")
+	}
+	d.service, _ = d.options(t, "dev-dbaas")
+	d.authURL = d.service.IdentityEndpoint
+	service, where := d.options(t, "dev-dbaas") // what is Grove's is its project's
+	client, err := openstack.AuthenticatedClient(t.Context(), service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for into, open := range map[**gophercloud.ServiceClient]func(*gophercloud.ProviderClient, gophercloud.EndpointOpts) (*gophercloud.ServiceClient, error){
+		&d.compute: openstack.NewComputeV2, &d.volume: openstack.NewBlockStorageV3, &d.net: openstack.NewNetworkV2,
+	} {
+		if *into, err = open(client, where); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page, err := networks.List(d.net, networks.ListOpts{Name: "private"}).AllPages(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := networks.ExtractNetworks(page)
+	if err != nil || len(found) != 1 {
+		t.Fatalf("the network private: %+v, %v", found, err)
+	}
+	d.network = found[0].ID
+	d.sweep(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			d.sweep(t)
+		}
+	})
+	return d
+}
+
+// sweep removes what a test that failed has left.
+func (d *devcloud) sweep(t *testing.T) {
+	t.Helper()
+	ctx := context.Background()
+	eventually(t, 2*time.Minute, func() error {
+		var left []error
+		for _, s := range d.servers(t) {
+			left = append(left, servers.Delete(ctx, d.compute, s.ID).ExtractErr(), errors.New("a server is going"))
+		}
+		for _, v := range d.volumes(t) {
+			left = append(left, volumes.Delete(ctx, d.volume, v.ID, nil).ExtractErr(), errors.New("a volume is going"))
+		}
+		for _, p := range d.ports(t) {
+			left = append(left, ports.Delete(ctx, d.net, p.ID).ExtractErr())
+		}
+		for _, g := range d.securityGroups(t) {
+			left = append(left, groups.Delete(ctx, d.net, g.ID).ExtractErr())
+		}
+		return errors.Join(left...)
+	})
+}
+
+func (d *devcloud) options(t *testing.T, name string) (gophercloud.AuthOptions, gophercloud.EndpointOpts) {
+	t.Helper()
+	var file struct {
+		Clouds map[string]struct {
+			Auth struct {
+				AuthURL  string `yaml:"auth_url"`
+				Username string `yaml:"username"`
+				Password string `yaml:"password"`
+				Project  string `yaml:"project_name"`
+			} `yaml:"auth"`
+			Region string `yaml:"region_name"`
+		} `yaml:"clouds"`
+	}
+	text, err := os.ReadFile(filepath.Join(d.dir, "clouds.yaml"))
+	if err == nil {
+		err = yaml.Unmarshal(text, &file)
+	}
+	one, ok := file.Clouds[name]
+	if err != nil || !ok {
+		t.Fatalf("read clouds.yaml of %s: %v", name, err)
+	}
+	return gophercloud.AuthOptions{
+		IdentityEndpoint: one.Auth.AuthURL, Username: one.Auth.Username, Password: one.Auth.Password, TenantName: one.Auth.Project, DomainName: "Default",
+	}, gophercloud.EndpointOpts{Region: one.Region}
+}
+
+// token logs in as somebody, and gives the id of the project too.
+func (d *devcloud) token(t *testing.T, name string) (token, project string) {
+	t.Helper()
+	auth, _ := d.options(t, name)
+	client, err := openstack.AuthenticatedClient(t.Context(), auth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := client.GetAuthResult().(tokens.CreateResult).ExtractProject()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client.TokenID, p.ID
+}
+
+// servers lists Grove's.
+func (d *devcloud) servers(t *testing.T) []servers.Server {
+	t.Helper()
+	pages, err := servers.List(d.compute, servers.ListOpts{}).AllPages(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := servers.ExtractServers(pages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// stopServerAt stops the server with an address, as its user would.
+func (d *devcloud) stopServerAt(t *testing.T, address string) {
+	t.Helper()
+	for _, p := range d.ports(t) {
+		if p.DeviceID != "" && p.FixedIPs[0].IPAddress == address {
+			if err := servers.Stop(t.Context(), d.compute, p.DeviceID).ExtractErr(); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatalf("no server has the address %s", address)
+}
+
+// guestAddress gives the address of some server.
+func (d *devcloud) guestAddress(t *testing.T) string {
+	t.Helper()
+	for _, p := range d.ports(t) {
+		if p.DeviceID != "" {
+			return p.FixedIPs[0].IPAddress
+		}
+	}
+	t.Fatal("there is no server")
+	return ""
+}
+
+// peerRules counts the rules that let peers reach each other.
+func (d *devcloud) peerRules(t *testing.T) (n int) {
+	t.Helper()
+	for _, g := range d.securityGroups(t) {
+		for _, r := range g.Rules {
+			if r.RemoteGroupID != "" && r.RemoteGroupID != g.ID {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// securityGroups lists Grove's.
+func (d *devcloud) securityGroups(t *testing.T) []groups.SecGroup {
+	t.Helper()
+	pages, err := groups.List(d.net, groups.ListOpts{}).AllPages(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := groups.ExtractGroups(pages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(all, func(g groups.SecGroup) bool { return !strings.HasPrefix(g.Description, "grove ") })
+}
+
+// owned lists what the real services have of Grove's, by kind: names, and of ports their descriptions.
+func (d *devcloud) owned(t *testing.T) map[string][]string {
+	t.Helper()
+	all := map[string][]string{}
+	for _, s := range d.servers(t) {
+		all["servers"] = append(all["servers"], s.Name)
+	}
+	for _, g := range d.securityGroups(t) {
+		all["security groups"] = append(all["security groups"], g.Name)
+	}
+	for _, v := range d.volumes(t) {
+		all["volumes"] = append(all["volumes"], fmt.Sprintf("%s %d GB", v.Name, v.Size))
+	}
+	for _, p := range d.ports(t) {
+		all["ports"] = append(all["ports"], p.Description)
+	}
+	return all
+}
+
+// volumes lists Grove's.
+func (d *devcloud) volumes(t *testing.T) []volumes.Volume {
+	t.Helper()
+	pages, err := volumes.List(d.volume, volumes.ListOpts{}).AllPages(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := volumes.ExtractVolumes(pages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// ports lists the ports that carry a tag of Grove's.
+func (d *devcloud) ports(t *testing.T) []ports.Port {
+	t.Helper()
+	pages, err := ports.List(d.net, ports.ListOpts{}).AllPages(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := ports.ExtractPorts(pages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(all, func(p ports.Port) bool { return !strings.HasPrefix(p.Description, "grove ") })
+}
+
+// requireNothing waits until the cloud has nothing of Grove's.
+func (d *devcloud) requireNothing(t *testing.T) {
+	t.Helper()
+	eventually(t, 2*time.Minute, func() error {
+		if all := d.owned(t); len(all) > 0 {
+			return fmt.Errorf("the cloud still has %v", all)
+		}
+		return nil
+	})
+}
+
+// primary gives the address of the guest that an instance's address leads to, by Neutron's records: there is no network between.
+// While it moves it leads nowhere.
+func (d *devcloud) primary(t *testing.T, in *instance) string {
+	t.Helper()
+	all := d.ports(t)
+	for _, p := range all {
+		target, leads := strings.CutPrefix(p.Description, "grove address "+in.id+" ")
+		if !leads {
+			continue
+		}
+		for _, other := range all {
+			if strings.Contains(target, "target="+other.ID) {
+				if slices.ContainsFunc(other.AllowedAddressPairs, func(a ports.AddressPair) bool { return a.IPAddress == p.FixedIPs[0].IPAddress }) {
+					return other.FixedIPs[0].IPAddress
+				}
+			}
+		}
+	}
+	return "nowhere"
+}
+
+func (d *devcloud) redis(t *testing.T, in *instance) *redis.Client {
+	t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: d.primary(t, in) + ":6379", Password: in.password, DisableIdentity: true, MaxRetries: -1})
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// offerRedis has the administrator offer a version with the image of this cloud.
+func offerRedis(admin *house) {
+	admin.do(http.StatusAccepted, "POST", "/mgmt/datastore-versions", object{"version": object{
+		"name": "7.0", "datastore_name": "redis", "datastore_manager": "redis", "image_tags": []string{"dbaas", "redis"}, "packages": []string{},
+		"active": true, "default": true,
+	}})
+}
+
+// TestLifeOnOpenStack is the life of an instance on real Keystone, Nova, Cinder, Neutron and Glance.
+func TestLifeOnOpenStack(t *testing.T) {
+	h, admin, cloud := openDevcloud(t)
+	cloud.requireNothing(t)
+	if a, err := h.try("GET", "/instances", nil, "X-Auth-Token", "not-a-token"); err != nil || a.status != http.StatusUnauthorized {
+		t.Fatalf("a wrong token: %+v, %v", a, err)
+	}
+	h.do(http.StatusForbidden, "POST", "/mgmt/datastore-versions", object{"version": object{}})
+	offerRedis(admin)
+
+	start := time.Now()
+	in := h.create("first", object{"nics": []object{{"net-id": cloud.network}}, "availability_zone": "nova"})
+	in.awaitWithin(5*time.Minute, "ACTIVE", "HEALTHY")
+	t.Logf("ACTIVE after %s", time.Since(start).Round(time.Second))
+	if err := cloud.redis(t, in).Set(t.Context(), "key", "value", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	requireKey := func() {
+		t.Helper()
+		eventually(t, time.Minute, func() error {
+			got, err := cloud.redis(t, in).Get(context.Background(), "key").Result()
+			if err != nil || got != "value" {
+				return fmt.Errorf("GET: %q, %v", got, err)
+			}
+			return nil
+		})
+	}
+	in.action(object{"restart": object{}})
+	in.awaitWithin(3*time.Minute, "ACTIVE", "HEALTHY")
+	requireKey()
+	in.action(object{"resize": object{"volume": object{"size": 2}}})
+	in.awaitWithin(3*time.Minute, "ACTIVE", "HEALTHY")
+	if owned := cloud.owned(t); len(owned["servers"]) != 1 || len(owned["volumes"]) != 1 || !strings.HasSuffix(owned["volumes"][0], " 2 GB") || len(owned["ports"]) != 2 {
+		t.Errorf("the cloud has %v", owned)
+	}
+	requireKey()
+	for _, action := range []object{{"resize": object{"flavorRef": "2"}}, {"stop": object{}}, {"start": object{}}, {"rebuild": object{}}} {
+		operating := "HEALTHY"
+		if _, stops := action["stop"]; stops {
+			operating = "SHUTDOWN"
+		}
+		in.action(action)
+		in.awaitWithin(5*time.Minute, "ACTIVE", operating)
+		if operating == "HEALTHY" {
+			requireKey()
+		}
+	}
+	if flavor := in.show().text("instance", "flavor", "id"); flavor != "2" {
+		t.Errorf("the flavor is %s", flavor)
+	}
+	h.do(http.StatusAccepted, "DELETE", "/instances/"+in.id, nil)
+	eventually(t, 3*time.Minute, func() error {
+		a, err := h.try("GET", "/instances/"+in.id, nil)
+		if err != nil || a.status != http.StatusNotFound {
+			return fmt.Errorf("%+v, %v", a, err)
+		}
+		return nil
+	})
+	cloud.requireNothing(t)
+}
+
+// TestRefusedByOpenStack: what the cloud refuses is said in a sentence, without the service project's numbers.
+func TestRefusedByOpenStack(t *testing.T) {
+	h, admin, cloud := openDevcloud(t)
+	offerRedis(admin)
+	const none = "11111111-1111-4111-8111-111111111111"
+	admin.do(http.StatusAccepted, "POST", "/mgmt/datastore-versions", object{"version": object{
+		"name": "7.0", "version": "no-image", "datastore_name": "redis", "datastore_manager": "redis", "image": none, "active": true,
+	}})
+	for _, wish := range []object{{"flavorRef": "99"}, {"nics": []object{{"net-id": none}}}, {"availability_zone": "moon"}} {
+		body := object{"name": "nowhere", "flavorRef": "1", "volume": object{"size": 1}}
+		for k, v := range wish {
+			body[k] = v
+		}
+		h.do(http.StatusBadRequest, "POST", "/instances", object{"instance": body})
+	}
+	in := h.create("no-image", object{"datastore": object{"type": "redis", "version": "7.0", "version_number": "no-image"}})
+	eventually(t, 3*time.Minute, func() error {
+		if v := in.show(); v.text("instance", "status") != "ERROR" {
+			return fmt.Errorf("it is %s", v.text("instance", "status"))
+		}
+		return nil
+	})
+	if fault := in.show().text("instance", "fault", "message"); !strings.Contains(fault, "requested image") {
+		t.Errorf("the fault is %q", fault)
+	}
+	h.do(http.StatusAccepted, "DELETE", "/instances/"+in.id, nil)
+	in.awaitGone()
+	cloud.requireNothing(t)
+}
+
+// TestHotStandbyOnOpenStack: the server of the primary is stopped behind Grove's back, and the address moves in Neutron's records.
+func TestHotStandbyOnOpenStack(t *testing.T) {
+	h, admin, cloud := openDevcloud(t)
+	cloud.requireNothing(t)
+	offerRedis(admin)
+	in := h.create("pair", object{"high_availability": object{"durability": "async"}})
+	in.awaitWithin(5*time.Minute, "ACTIVE", "HEALTHY")
+	if err := cloud.redis(t, in).Set(t.Context(), "key", "value", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	first := cloud.primary(t, in)
+	hosts := map[string]bool{}
+	for _, s := range cloud.servers(t) {
+		hosts[s.HypervisorHostname] = true
+	}
+	if len(hosts) != 2 {
+		t.Errorf("both servers are on %v", hosts)
+	}
+	cloud.stopServerAt(t, first)
+	start := time.Now()
+	eventually(t, 2*time.Minute, func() error {
+		if p := cloud.primary(t, in); p == first || p == "nowhere" {
+			return fmt.Errorf("the address leads to %s", p)
+		}
+		got, err := cloud.redis(t, in).Get(context.Background(), "key").Result()
+		if err != nil || got != "value" {
+			return fmt.Errorf("GET: %q, %v", got, err)
+		}
+		return cloud.redis(t, in).Set(context.Background(), "key", "value", 0).Err()
+	})
+	t.Logf("another primary by Neutron's records after %s", time.Since(start).Round(time.Second))
+	in.awaitWithin(5*time.Minute, "ACTIVE", "HEALTHY") // with a standby again
+	h.do(http.StatusAccepted, "DELETE", "/instances/"+in.id, nil)
+	eventually(t, 3*time.Minute, func() error {
+		a, err := h.try("GET", "/instances/"+in.id, nil)
+		if err != nil || a.status != http.StatusNotFound {
+			return fmt.Errorf("%+v, %v", a, err)
+		}
+		return nil
+	})
+	cloud.requireNothing(t)
+}
+
+// TestClusterOnOpenStack: three masters reach each other over their bus; the security groups by which they may are gone with
+// them.
+func TestClusterOnOpenStack(t *testing.T) {
+	h, admin, cloud := openDevcloud(t)
+	cloud.requireNothing(t)
+	offerRedis(admin)
+	var members []object
+	for range 3 {
+		members = append(members, object{"flavorRef": "1", "volume": object{"size": 1}})
+	}
+	a := h.do(http.StatusOK, "POST", "/clusters", object{"cluster": object{"name": "c", "datastore": object{"type": "redis", "version": "7.0"}, "instances": members}})
+	id := a.body.text("cluster", "id")
+	eventually(t, 5*time.Minute, func() error {
+		v := h.do(http.StatusOK, "GET", "/clusters/"+id, nil).body
+		if task := v.text("cluster", "task", "name"); task != "NONE" {
+			return fmt.Errorf("its task is %s", task)
+		}
+		return nil
+	})
+	password := h.do(http.StatusOK, "GET", "/clusters/"+id+"/credentials", nil).body.text("credentials", "password")
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{cloud.guestAddress(t) + ":6379"}, Password: password})
+	t.Cleanup(func() { _ = c.Close() })
+	for i := range 100 {
+		if err := c.Set(t.Context(), fmt.Sprint("key", i), i, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if shared := cloud.peerRules(t); shared == 0 {
+		t.Error("no rule lets the members reach each other")
+	}
+	h.do(http.StatusAccepted, "DELETE", "/clusters/"+id, nil)
+	eventually(t, 3*time.Minute, func() error {
+		a, err := h.try("GET", "/clusters/"+id, nil)
+		if err != nil || a.status != http.StatusNotFound {
+			return fmt.Errorf("%+v, %v", a, err)
+		}
+		return nil
+	})
+	cloud.requireNothing(t)
+}
