@@ -12,13 +12,24 @@ func (s *Server) caRoutes() []route {
 	return []route{{http.MethodGet, "/ca", plain("ca:show", s.showCA)}}
 }
 
-// showCA shows the authority that clients of databases trust.
+// showCA shows the authorities that clients of databases trust: more than one while one follows another.
 func (s *Server) showCA(r *request) (*answer, error) {
-	ca, err := s.Control.Authority(r.Context())
+	ca, err := s.Control.Authorities(r.Context())
 	if err != nil {
 		return nil, err
 	}
-	return ok(wire.CAEnvelope{CA: wire.CA{Certificate: ca.Certificate(), NotAfter: at(dbaas.At(ca.NotAfter()))}})
+	body := wire.CA{Certificate: ca.Certificate(), NotAfter: at(dbaas.At(ca.Signs.NotAfter()))}
+	for _, one := range ca.Trusted() {
+		role := "signs"
+		switch one {
+		case ca.Next:
+			role = "next"
+		case ca.Old:
+			role = "old"
+		}
+		body.Authorities = append(body.Authorities, wire.Authority{ID: one.ID(), Role: role, NotAfter: at(dbaas.At(one.NotAfter()))})
+	}
+	return ok(wire.CAEnvelope{CA: body})
 }
 
 // renderCertificate is what an instance's databases say of their certificate; nil where they have none.

@@ -61,7 +61,7 @@ type Endpoint struct {
 // server keeps the certificate that it has.
 type TLS struct {
 	Mode dbaas.TLSMode `json:"mode"`
-	CA   string        `json:"ca"` // PEM, of Grove's own authority
+	CA   string        `json:"ca"` // PEM, of Grove's own authority; of two while one follows the other
 	// Turning: the members of a cluster go over to TLS, or leave it, one after the other. Off and turning, a member says of
 	// itself all that those need to know that have gone over already; both and turning, it speaks TLS with who comes so, while
 	// everybody is still told to come plain. From either to the other, and to the same without turning, no member is lost.
@@ -74,6 +74,10 @@ type Certificate struct {
 	Mode     dbaas.TLSMode `json:"mode"`
 	NotAfter time.Time     `json:"not_after"`
 	Names    []string      `json:"names"` // host names and addresses that it is good for
+	// Issuer is the key id of the authority that issued it, in hexadecimal, and Trusts those of the ones that the database
+	// knows others by.
+	Issuer string   `json:"issuer,omitempty"`
+	Trusts []string `json:"trusts,omitempty"`
 }
 
 // The kinds of secrets that a Desired carries.

@@ -54,7 +54,6 @@ type Manager struct {
 	// clusters says which clusters are to be looked at.
 	clusters *clusterWatch
 	watch    *watch
-	ca       authority
 }
 
 // New makes a Manager. It starts nothing.

@@ -5,14 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/guest"
-	"github.com/grove-dbaas/grove/internal/secret"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
@@ -361,25 +359,6 @@ func (m *Manager) pushCertificates(ctx context.Context, op *engine.Operation) er
 	return again(op, state)
 }
 
-// authority is the authority as this process has read it; it never changes.
-type authority struct {
-	mu    sync.Mutex
-	known *secret.Authority
-}
-
-func (m *Manager) authority(ctx context.Context) (*secret.Authority, error) {
-	m.ca.mu.Lock()
-	defer m.ca.mu.Unlock()
-	if m.ca.known != nil {
-		return m.ca.known, nil
-	}
-	known, err := control.Authority(ctx, m.Store, m.Clock)
-	if err == nil {
-		m.ca.known = known
-	}
-	return known, err
-}
-
 const (
 	// certificateLife is how long a certificate is good for; a third of it before the end it is renewed.
 	certificateLife = 90 * 24 * time.Hour
@@ -407,11 +386,11 @@ func certificateNames(s *subject) []string {
 
 // issue makes a key and a certificate for the subject's database. They are kept nowhere here: they go to the guest, sealed.
 func (m *Manager) issue(ctx context.Context, s *subject) (string, error) {
-	ca, err := m.authority(ctx)
+	ca, err := control.ReadAuthorities(ctx, m.Store, m.Clock)
 	if err != nil {
 		return "", err
 	}
-	pair, err := ca.Issue(certificateNames(s), m.Clock.Now(), certificateLife)
+	pair, err := ca.Signs.Issue(certificateNames(s), m.Clock.Now(), certificateLife)
 	return string(pair), err
 }
 
@@ -420,24 +399,34 @@ func (m *Manager) tlsWish(ctx context.Context, s *subject) (*datastore.TLS, erro
 	if !s.instance.TLS.Encrypted() {
 		return nil, nil
 	}
-	ca, err := m.authority(ctx)
+	ca, err := control.ReadAuthorities(ctx, m.Store, m.Clock)
 	if err != nil {
 		return nil, err
 	}
 	return &datastore.TLS{Mode: s.instance.TLS, CA: ca.Certificate()}, nil
 }
 
-// RenewDue begins the renewal of certificates that expire soon, or lack a name that their database has now. A group that is
-// busy waits for the next time.
+// RenewDue begins the renewal of certificates that expire soon, lack a name that their database has now, or are not of the
+// authority that signs now. A group that is busy or stopped waits for the next time. An authority near its end is replaced.
 func (m *Manager) RenewDue(ctx context.Context) error {
 	views, err := m.Store.Encrypted(ctx)
+	if err != nil || len(views) == 0 {
+		return err
+	}
+	switch said, err := control.RotateAuthority(ctx, m.Store, m.Clock, true); {
+	case err == nil:
+		m.Logger.InfoContext(ctx, "authority of databases rotated", "said", said)
+	case dbaas.ErrorCode(err) != dbaas.Conflict:
+		return err
+	}
+	ca, err := control.ReadAuthorities(ctx, m.Store, m.Clock)
 	if err != nil {
 		return err
 	}
 	seen := map[string]bool{}
 	for i := range views {
 		v := &views[i]
-		if seen[v.GroupID] || !m.certificateDue(v) {
+		if seen[v.GroupID] || !m.certificateDue(v, ca) {
 			continue
 		}
 		seen[v.GroupID] = true
@@ -448,7 +437,7 @@ func (m *Manager) RenewDue(ctx context.Context) error {
 	return nil
 }
 
-func (m *Manager) certificateDue(v *dbaas.InstanceView) bool {
+func (m *Manager) certificateDue(v *dbaas.InstanceView, ca *control.Authorities) bool {
 	soon := m.Clock.Now().Add(renewBefore)
 	for i := range v.Guests {
 		c := control.CertificateIn(v.Guests[i].Observed)
@@ -460,7 +449,7 @@ func (m *Manager) certificateDue(v *dbaas.InstanceView) bool {
 				return true
 			}
 		}
-		if c.NotAfter.Before(soon) {
+		if c.NotAfter.Before(soon) || !ca.Fits(c) {
 			return true
 		}
 	}

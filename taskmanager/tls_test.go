@@ -103,7 +103,7 @@ func (h *house) ended(t *testing.T, id string) {
 // trust is what a client knows: Grove's authority, as the API tells it.
 func (h *house) trust(t *testing.T) *tls.Config {
 	t.Helper()
-	ca, err := h.control.Authority(t.Context())
+	ca, err := h.control.Authorities(t.Context())
 	must(t, err)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(ca.Certificate()))
@@ -375,6 +375,102 @@ func (h *house) writeAlways(t *testing.T, c *redis.ClusterClient) (stop func()) 
 	}
 }
 
+// TestRotateAuthority replaces the authority of a hot standby: at each stage both databases hear from each other, a client
+// that is there stays, and one that comes trusts what the API tells. No stage begins before its time.
+func TestRotateAuthority(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, "", t.TempDir())
+	defer h.run(t, nil)()
+	m := h.manager(t, nil)
+	created, err := h.control.CreateInstance(t.Context(), tester, control.CreateInstance{
+		Name: "pair", FlavorID: "1", VolumeSize: 1, HighAvailability: async(), TLS: dbaas.TLSOn})
+	must(t, err)
+	h.ended(t, created.OperationID)
+	in := created.View.ID
+	v := h.awaitProtected(t, in)
+	first := h.trust(t)
+	news := h.secured(t, v).Subscribe(t.Context(), "news")
+	defer news.Close()
+	_, err = news.Receive(t.Context())
+	must(t, err)
+
+	rotate := func() error {
+		_, err := control.RotateAuthority(t.Context(), h.store, clock.Real{}, false)
+		return err
+	}
+	// next begins a stage as soon as it may.
+	next := func(trusted int) {
+		t.Helper()
+		testbed.Eventually(t, time.Minute, rotate)
+		ca, err := h.control.Authorities(t.Context())
+		must(t, err)
+		if got := strings.Count(ca.Certificate(), "BEGIN CERTIFICATE"); got != trusted {
+			t.Errorf("clients are told of %d authorities, want %d", got, trusted)
+		}
+	}
+	// renewed has the watch give new certificates.
+	renewed := func() {
+		t.Helper()
+		testbed.Eventually(t, time.Minute, func() error {
+			must(t, m.RenewDue(t.Context()))
+			ca, err := h.control.Authorities(t.Context())
+			must(t, err)
+			for _, g := range h.view(t, in).Guests {
+				if c := control.CertificateIn(g.Observed); c == nil || c.Issuer == "" || !ca.Fits(c) {
+					return fmt.Errorf("the certificate is %+v", c)
+				}
+			}
+			return nil
+		})
+		v = h.awaitProtected(t, in)
+		c := h.secured(t, v)
+		must(t, c.Set(t.Context(), "k", "v", 0).Err())
+		must(t, c.Publish(t.Context(), "news", "heard").Err())
+		if got, err := news.ReceiveTimeout(t.Context(), time.Minute); err != nil || got.(*redis.Message).Payload != "heard" {
+			t.Errorf("the client that was there before hears %v, %v", got, err)
+		}
+	}
+	shown := func(trust *tls.Config) error {
+		conn, err := tls.Dial("tcp", v.Addresses[0].Address+":6380", trust)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err
+	}
+
+	must(t, m.RenewDue(t.Context()))
+	next(2)
+	if err := rotate(); dbaas.ErrorCode(err) != dbaas.Conflict || !strings.Contains(err.Error(), in) {
+		t.Errorf("an authority that nobody trusts yet is to sign: %v", err)
+	}
+	renewed()
+	must(t, shown(first))
+	next(2)
+	if err := rotate(); dbaas.ErrorCode(err) != dbaas.Conflict || !strings.Contains(err.Error(), in) {
+		t.Errorf("an authority is withdrawn whose certificates are in use: %v", err)
+	}
+	renewed()
+	if shown(first) == nil {
+		t.Error("the certificate is of the old authority still")
+	}
+	must(t, shown(h.trust(t)))
+	next(1)
+	renewed()
+	must(t, shown(h.trust(t)))
+	h.ended(t, mustID(t)(h.control.FailOver(t.Context(), tester, in, true)))
+	v = h.awaitProtected(t, in)
+	must(t, shown(h.trust(t)))
+
+	later := h.manager(t, nil) // by itself, a year before its end
+	ca, err := h.control.Authorities(t.Context())
+	must(t, err)
+	later.Clock = clock.NewManual(ca.Signs.NotAfter().Add(-300 * 24 * time.Hour))
+	must(t, later.RenewDue(t.Context()))
+	if ca, err = h.control.Authorities(t.Context()); err != nil || ca.Next == nil {
+		t.Errorf("no authority is to follow one that ends: %v", err)
+	}
+}
+
 // TestOneAuthority: however many ask for the authority first, there is one.
 func TestOneAuthority(t *testing.T) {
 	for name, url := range databases(t) {
@@ -385,7 +481,7 @@ func TestOneAuthority(t *testing.T) {
 			seen := make(chan string, askers)
 			for range askers {
 				go func() {
-					ca, err := control.Authority(t.Context(), h.store, clock.Real{})
+					ca, err := control.ReadAuthorities(t.Context(), h.store, clock.Real{})
 					if err != nil {
 						t.Error(err)
 						seen <- ""

@@ -67,16 +67,24 @@ func (r *record) adoptCertificate(d datastore.Desired) error {
 
 // leaf is the server's certificate; nil when there is none.
 func (r *record) leaf() *x509.Certificate {
-	for block, rest := pem.Decode([]byte(r.TLSPair)); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type == "CERTIFICATE" {
-			c, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				return nil
-			}
-			return c
-		}
+	for _, c := range certificates(r.TLSPair) {
+		return c
 	}
 	return nil
+}
+
+// certificates reads those that are in a PEM text.
+func certificates(text string) []*x509.Certificate {
+	var list []*x509.Certificate
+	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil {
+			list = append(list, c)
+		}
+	}
+	return list
 }
 
 // certificate tells of the server's certificate what everybody may know.
@@ -85,7 +93,10 @@ func (r *record) certificate() *datastore.Certificate {
 	if !r.encrypted() || leaf == nil {
 		return nil
 	}
-	c := &datastore.Certificate{Mode: r.mode(), NotAfter: leaf.NotAfter, Names: leaf.DNSNames}
+	c := &datastore.Certificate{Mode: r.mode(), NotAfter: leaf.NotAfter, Names: leaf.DNSNames, Issuer: hex.EncodeToString(leaf.AuthorityKeyId)}
+	for _, ca := range certificates(r.Desired.TLS.CA) {
+		c.Trusts = append(c.Trusts, hex.EncodeToString(ca.SubjectKeyId))
+	}
 	for _, ip := range leaf.IPAddresses {
 		c.Names = append(c.Names, ip.String())
 	}

@@ -5,58 +5,9 @@ import (
 	"encoding/json"
 
 	"github.com/grove-dbaas/grove/datastore"
-	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/dbaas"
-	"github.com/grove-dbaas/grove/internal/secret"
 	"github.com/grove-dbaas/grove/internal/store"
 )
-
-// authorityOwner is whose secret the authority is: no tenant's.
-const authorityOwner = "grove"
-
-// Authority gives the authority that signs the certificates of databases, made when it is asked for the first time. It is
-// one for all processes, sealed with the other secrets.
-func Authority(ctx context.Context, st *store.Store, c clock.Clock) (*secret.Authority, error) {
-	known, err := st.RevealSecret(ctx, authorityOwner, SecretAuthority)
-	if dbaas.ErrorCode(err) == dbaas.NotFound {
-		known, err = makeAuthority(ctx, st, c)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return secret.ParseAuthority(known)
-}
-
-func makeAuthority(ctx context.Context, st *store.Store, c clock.Clock) (known []byte, err error) {
-	made, err := secret.NewAuthority(c.Now())
-	if err != nil {
-		return nil, err
-	}
-	err = st.Tx(ctx, func(tx *store.Tx) error {
-		if err := tx.LockProject(authorityOwner); err != nil { // one makes it, the others find it
-			return err
-		}
-		id, err := tx.FindSecret(authorityOwner, SecretAuthority)
-		if err != nil {
-			return err
-		}
-		if id != "" {
-			known, err = tx.RevealSecret(id)
-			return err
-		}
-		if known, err = made.Bytes(); err != nil {
-			return err
-		}
-		_, err = tx.PutSecret(authorityOwner, SecretAuthority, known)
-		return err
-	})
-	return known, err
-}
-
-// Authority gives the authority by which clients know the databases.
-func (s *Service) Authority(ctx context.Context) (*secret.Authority, error) {
-	return Authority(ctx, s.Store, s.Clock)
-}
 
 // TLSState is the private state of set_tls: the mode that is wished for, and what a failure goes back to.
 type TLSState struct {

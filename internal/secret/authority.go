@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -69,6 +70,12 @@ func (a *Authority) Bytes() ([]byte, error) { return encodePair(a.key, a.certifi
 func (a *Authority) Certificate() string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}))
 }
+
+// ID names the authority: certificates that it issued name it as theirs, and whoever trusts it can tell.
+func (a *Authority) ID() string { return hex.EncodeToString(a.certificate.SubjectKeyId) }
+
+// NotBefore is when the authority was made, less a client's skew.
+func (a *Authority) NotBefore() time.Time { return a.certificate.NotBefore }
 
 // NotAfter is when the authority's certificate expires.
 func (a *Authority) NotAfter() time.Time { return a.certificate.NotAfter }

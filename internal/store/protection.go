@@ -32,7 +32,7 @@ func behind(db *gorm.DB) *gorm.DB {
 // Encrypted reads the live instances whose databases speak TLS, with all that is known of their guests.
 func (s *Store) Encrypted(ctx context.Context) ([]dbaas.InstanceView, error) {
 	db := s.read.WithContext(ctx)
-	return s.views(db, db.Model(&dbaas.Instance{}).Where("deleted_at = 0 AND tls NOT IN ('', 'off') AND NOT stopped").Order("id"))
+	return s.views(db, db.Model(&dbaas.Instance{}).Where("deleted_at = 0 AND tls NOT IN ('', 'off')").Order("id"))
 }
 
 // LastOperation reads a resource's newest operation of a kind, nil when there is none.
