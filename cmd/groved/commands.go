@@ -101,6 +101,7 @@ func configCommand(o *options) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&dev, "dev", false, "as `groved dev` sees it")
+	cmd.AddCommand(checkCommand(o))
 	return cmd
 }
 
