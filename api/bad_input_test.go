@@ -17,7 +17,7 @@ import (
 // belongings are what the tables of bad input and of isolation send requests about: what the project demo has, what
 // another project has, what was deleted.
 type belongings struct {
-	instance, configuration, operation, cluster, member string
+	instance, configuration, operation, cluster, member, version, datastore string
 }
 
 // street is a house with two neighbours and something that both have deleted.
@@ -45,6 +45,7 @@ func (s *street) furnished(c *client) belongings {
 	s.settle()
 	b.configuration = c.newConfiguration("mine", `{"hz": 15}`)
 	cluster := c.post("/clusters", clusterBody("mine", 3, 0)).want(200)
+	b.datastore, b.version = "redis", c.get("/datastores/redis").text("datastore.default_version")
 	b.cluster, b.member = cluster.text("cluster.id"), cluster.text("cluster.instances.0.id")
 	_, err := s.control.CreateUsers(s.t.Context(), control.Caller{Admin: true}, b.instance,
 		[]control.NewUser{{Name: "writer", Password: "wonderland1", Grants: []string{"app:*", "1"}}})
@@ -79,8 +80,10 @@ func fillFor(t testing.TB, path string, b belongings) string {
 			parts[i] = "writer"
 		case kind == "mgmt/quotas{id}":
 			parts[i] = "other"
+		case kind == "mgmt/datastore-versions{version}":
+			parts[i] = b.version
 		case kind == "datastores{datastore}":
-			parts[i] = "redis"
+			parts[i] = b.datastore
 		case strings.HasSuffix(kind, "versions{version}"), kind == "flavors{id}", kind == "volume-types{id}", part == "{name}":
 			parts[i] = "1"
 		default:
@@ -121,7 +124,7 @@ func (s *street) validBodies() map[string][]string {
 		"POST /mgmt/instances/{id}/action":         {`{"stop": {}}`, `{"rebuild": {}}`, `{"reset-task-status": {}}`},
 		"POST /mgmt/clusters/{id}/action":          {`{"reset-task": {}}`},
 		"PUT /mgmt/quotas/{id}":                    {`{"quotas": {"instances": 5}}`},
-		"POST /mgmt/datastore-versions":            {`{"version": {"name": "7.0", "version": "7.0.99", "datastore_name": "redis", "datastore_manager": "redis", "image": "i", "image_tags": ["grove"], "packages": ["p"], "active": true, "default": true}}`},
+		"POST /mgmt/datastore-versions":            {`{"version": {"name": "valkey-8.0", "version": "8.0.99", "datastore_name": "redis", "datastore_manager": "redis", "image": "i", "image_tags": ["grove"], "packages": ["p"], "active": true, "default": false}}`},
 		"PATCH /mgmt/datastore-versions/{version}": {`{"name": "7.0", "datastore_manager": "redis", "image": "i", "image_tags": ["grove"], "packages": ["p"], "active": true, "default": true}`},
 		"POST /operations/{id}/action":             {`{"retry": {}}`, `{"cancel": {}}`},
 	}

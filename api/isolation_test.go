@@ -16,7 +16,7 @@ const randomID = "00000000-0000-4000-8000-000000000000"
 func TestTenantIsolation(t *testing.T) {
 	s := newStreet(t)
 	bodies := s.validBodies()
-	nobody := belongings{randomID, randomID, randomID, randomID, randomID}
+	nobody := belongings{randomID, randomID, randomID, randomID, randomID, "", ""}
 	for _, rt := range s.server.routes() {
 		if !rt.handle.built || !strings.Contains(rt.path, "{id}") || !ownedByProjects(rt.path) {
 			continue
