@@ -1,11 +1,13 @@
 package taskmanager
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/store"
@@ -60,6 +62,25 @@ func (m *Manager) roll(kind, doc string, r rolling) engine.Workflow {
 // everything at worst.
 const rollPatience = 2 * time.Hour
 
+// lostPatience is how long a member's server may be down before the rest waits for it no longer: it is brought back by a
+// healing, which waits for this operation.
+const lostPatience = time.Minute
+
+// requireServers fails for good when a member's server is down or gone.
+func (m *Manager) requireServers(ctx context.Context, c *clusterSubject) error {
+	for _, one := range c.members {
+		status, err := m.serverRuns(ctx, one.guest)
+		if err != nil {
+			return err
+		}
+		if status == "" || status == cloud.ServerShutoff || status == cloud.ServerError {
+			return engine.Permanent(dbaas.Errorf(dbaas.Unprocessable,
+				"The server of the member %s is down. It is brought back by itself; then ask again for what is left, members that were changed stay so.", one.instance.Name))
+		}
+	}
+	return nil
+}
+
 // rollMembers changes the next member once the cluster is whole: at any time no more than one is away.
 func (m *Manager) rollMembers(ctx context.Context, op *engine.Operation, r rolling) error {
 	children, err := m.Store.Children(ctx, op.ID)
@@ -96,6 +117,9 @@ func (m *Manager) rollMembers(ctx context.Context, op *engine.Operation, r rolli
 		return m.beginTurn(ctx, op, behind, r, to)
 	}
 	if err := m.converge(ctx, op, c, false); err != nil {
+		if op.UpdatedAt.Sub(last) > lostPatience {
+			return cmp.Or(m.requireServers(ctx, c), err)
+		}
 		return err
 	}
 	return m.nextTurn(ctx, op, c, left, r, to)

@@ -15,6 +15,7 @@ import (
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/internal/testbed"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
@@ -75,7 +76,7 @@ func (h *house) requireVersion(t *testing.T, id, version, number string) {
 }
 
 // TestClusterUpgrade goes from Redis 7.0 to Valkey 8.0 while a client writes, member by member, and the taskmanager is
-// replaced in the middle. Who joins later is of the new version, and all come back from a restart.
+// replaced in the middle. Who joins later is of the new version.
 func TestClusterUpgrade(t *testing.T) {
 	h, id := openUpgradeHouse(t, 1)
 	ctx := t.Context()
@@ -103,16 +104,9 @@ func TestClusterUpgrade(t *testing.T) {
 	v := h.requireCluster(t, id, 3, 3)
 	h.requireVersion(t, id, "valkey-8.0", "valkey_version:8.0.1")
 	h.requireTurns(t, v, operation)
-	for _, again := range []func() (string, error){
-		func() (string, error) {
-			return h.control.GrowCluster(ctx, tester, id, []control.NewMember{{Replica: true, RelatedTo: v.Members[0].ID}})
-		},
-		func() (string, error) { return h.control.RestartCluster(ctx, tester, id) },
-	} {
-		operation, err := again()
-		must(t, err)
-		h.succeeded(t, operation)
-	}
+	operation, err = h.control.GrowCluster(ctx, tester, id, []control.NewMember{{Replica: true, RelatedTo: v.Members[0].ID}})
+	must(t, err)
+	h.succeeded(t, operation)
 	h.requireVersion(t, id, "valkey-8.0", "valkey_version:8.0.1")
 	done()
 	h.requireWhole(t, id)
@@ -121,6 +115,52 @@ func TestClusterUpgrade(t *testing.T) {
 			t.Errorf("an upgrade to %s afterwards: %v", version, err)
 		}
 	}
+}
+
+// TestClusterUpgradeThatStops leaves the members of two versions serving together; asked for again, it goes on with the rest.
+func TestClusterUpgradeThatStops(t *testing.T) {
+	h, id := openUpgradeHouse(t, 0)
+	h.requirePlannedUpgrade(t, id)
+	upgrade := func() (operation string) {
+		t.Helper()
+		testbed.Eventually(t, time.Minute, func() (err error) { // the members' reports are on their way
+			operation, err = h.control.UpgradeCluster(t.Context(), tester, id, "valkey-8.0")
+			return err
+		})
+		return operation
+	}
+	var turns atomic.Int32
+	stop := h.run(t, func(at engine.Point, op *engine.Operation) {
+		if op.Kind == "upgrade_instance" && op.Step == "awaitAgent" && at == engine.BeforeStep && turns.Add(1) == 2 {
+			_ = h.store.Tx(context.Background(), func(tx *store.Tx) error { return tx.CancelOperation(op.ID) })
+		}
+	})
+	operation := upgrade()
+	if op := h.awaitEnd(t, operation); op.Status != dbaas.OperationCancelled {
+		t.Errorf("with a member whose turn is cancelled the upgrade ended %s", op.Status)
+	}
+	stop()
+	v := h.clusterView(t, id)
+	if v.Task != dbaas.ClusterNone || v.Fault == nil || v.Version.Name != "7.0" {
+		t.Errorf("the cluster is %s with the fault %+v and of version %s", v.Task, v.Fault, v.Version.Name)
+	}
+	found := map[string]int{}
+	for _, m := range v.Members {
+		found[m.Version.Name]++
+		if m.Task != dbaas.TaskNone {
+			t.Errorf("member %s is %s", m.Name, m.Task)
+		}
+	}
+	if found["valkey-8.0"] != 1 || found["7.0"] != 2 {
+		t.Errorf("the members are of %v", found)
+	}
+	if _, err := h.control.GrowCluster(t.Context(), tester, id, []control.NewMember{{}}); dbaas.ErrorCode(err) != dbaas.Unprocessable {
+		t.Errorf("growing it then: %v", err)
+	}
+	defer h.run(t, nil)()
+	h.succeeded(t, upgrade())
+	h.requireVersion(t, id, "valkey-8.0", "valkey_version:8.0.1")
+	h.requireWhole(t, id)
 }
 
 // requireTurns requires that in each shard the replica had its turn before the one that was the master.

@@ -197,7 +197,7 @@ func (m *Manager) watchCluster(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if m.clusters.saw(c.cluster.GroupID, health.State == healthOK && !c.unfinished(), busy, m.Clock.Now()) {
+	if m.clusters.saw(c.cluster.GroupID, (health.State == healthOK || c.halfUpgraded(health)) && !c.unfinished(), busy, m.Clock.Now()) {
 		return m.beginHealing(ctx, id, health)
 	}
 	return nil
@@ -205,6 +205,9 @@ func (m *Manager) watchCluster(ctx context.Context, id string) error {
 
 // healthOK is the state of a cluster that lacks nothing.
 const healthOK = "ok"
+
+// healthDegraded is that of one which serves and lacks something, and of a member that is not in step.
+const healthDegraded = "degraded"
 
 // stood tells whether the cluster has ever been whole: one whose create failed is not healed.
 func (c *clusterSubject) stood() bool {
@@ -214,6 +217,23 @@ func (c *clusterSubject) stood() bool {
 		}
 	}
 	return len(c.members) > 0
+}
+
+// halfUpgraded tells whether all that a cluster lacks is that members of an older version cannot follow masters of a newer
+// one. No healing helps: the upgrade that stopped has to go on.
+func (c *clusterSubject) halfUpgraded(h *datastore.Health) bool {
+	versions := map[string]string{} // by guest
+	for _, m := range c.members {
+		versions[m.guest.ID] = m.instance.DatastoreVersionID
+	}
+	behind := 0
+	for _, m := range h.Members {
+		master := versions[masterIn(h, m.GuestID)]
+		if m.State == healthDegraded && master != "" && master != versions[m.GuestID] {
+			behind++
+		}
+	}
+	return h.State == healthDegraded && behind > 0 && behind == len(h.Causes)
 }
 
 // unfinished tells whether an attempt to heal the cluster left a member in ERROR.

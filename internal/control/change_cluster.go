@@ -108,10 +108,14 @@ func (s *Service) UpgradeCluster(ctx context.Context, c Caller, id, version stri
 		if cl.ConfigurationID != "" && from.ID != to.ID {
 			return change{}, dbaas.Errorf(dbaas.BadRequest, "The configuration group of cluster %s is for version %s: detach it before the upgrade.", cl.ID, from.Name)
 		}
-		return change{
+		ch := change{
 			kind: "upgrade_cluster", state: UpgradeState{VersionID: to.ID}, effects: pauses(members, to.ID),
 			before: map[string]any{"version": from.Name}, after: map[string]any{"version": to.Name},
-		}, requireWell(view)
+		}
+		if requireOneVersion(cl, members) != nil {
+			return ch, nil // going on may be what makes it well: an older member cannot follow a newer one
+		}
+		return ch, requireWell(view)
 	})
 }
 
