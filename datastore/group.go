@@ -66,6 +66,10 @@ type PeerView struct {
 	Role    Role          `json:"role,omitempty"`
 	Cause   string        `json:"cause,omitempty"` // why not alive: "refused", "timeout", ...
 	Since   dbaas.Instant `json:"since"`           // by the viewer's clock
+	// UnseenMS is how long ago the viewer saw it alive, and SilentMS for how long all looks at one that is not alive have
+	// failed, each of which began and ended in time. They are of the moment in which they are told.
+	UnseenMS int64 `json:"unseen_ms,omitempty"`
+	SilentMS int64 `json:"silent_ms,omitempty"`
 }
 
 // The actions that every Replica has, by the names under which [Guest.Actions] lists them.

@@ -25,6 +25,8 @@ const (
 	// lateTimeout is how much later than due a timeout may end and still say something of the peer: beyond that it was we
 	// who did not get the CPU.
 	lateTimeout = 500 * time.Millisecond
+	// longestLook is how long a look takes that says something.
+	longestLook = probeTimeout + lateTimeout
 )
 
 // peers is how this guest sees the others of its group. It is safe for concurrent use.
@@ -42,6 +44,9 @@ type peer struct {
 	failures int                 // in a row
 	refusals int                 // in a row
 	failing  time.Time           // when the first of the failures began
+	aliveAt  time.Time           // when it was last seen alive
+	silent   time.Time           // when the first of those failures began after which no look was late
+	lookedAt time.Time           // when the last look ended
 }
 
 func newPeers(c clock.Clock) *peers { return &peers{clock: c} }
@@ -82,13 +87,34 @@ func (p *peers) due() []*peer {
 func (p *peers) seen() []datastore.PeerView {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := p.clock.Now()
 	var views []datastore.PeerView
 	for _, one := range p.list {
 		if one.view != nil {
-			views = append(views, *one.view)
+			views = append(views, one.timed(now))
 		}
 	}
 	return views
+}
+
+// timed is the view with how long it has been so.
+func (one *peer) timed(now time.Time) datastore.PeerView {
+	view := *one.view
+	if !one.aliveAt.IsZero() {
+		view.UnseenMS = max(now.Sub(one.aliveAt), 0).Milliseconds()
+	}
+	if !view.Alive && !one.silent.IsZero() {
+		now = earlier(now, one.lookedAt.Add(longestLook)) // nobody looked since
+		view.SilentMS = max(now.Sub(one.silent), 0).Milliseconds()
+	}
+	return view
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // looked says that a look at a peer is over.
@@ -111,6 +137,7 @@ func (p *peers) learn(one *peer, view datastore.PeerView, started time.Time) (ne
 	defer p.mu.Unlock()
 	now := p.clock.Now()
 	view.GuestID, view.Since = one.GuestID, dbaas.At(now)
+	one.time(view, started, now)
 	if !view.Alive && !one.dead(view, started, now) {
 		return false
 	}
@@ -129,9 +156,28 @@ func (p *peers) learn(one *peer, view datastore.PeerView, started time.Time) (ne
 	return false
 }
 
+// time notes when the peer was seen, and since when it is not: without a pause in which nobody looked, or was late to.
+func (one *peer) time(view datastore.PeerView, started, now time.Time) {
+	gap := started.Sub(one.lookedAt) > longestLook
+	one.lookedAt = now
+	switch {
+	case view.Alive:
+		one.aliveAt, one.silent = now, time.Time{}
+	case late(view, started, now):
+		one.silent = time.Time{}
+	case one.silent.IsZero() || gap:
+		one.silent = started
+	}
+}
+
+// late tells whether a look failed that says nothing of the peer.
+func late(view datastore.PeerView, started, now time.Time) bool {
+	return view.Cause != causeRefused && now.Sub(started) > longestLook
+}
+
 // dead notes a failed look, and tells whether the peer counts as dead.
 func (one *peer) dead(view datastore.PeerView, started, now time.Time) bool {
-	if view.Cause != causeRefused && now.Sub(started) > probeTimeout+lateTimeout {
+	if late(view, started, now) {
 		return one.view != nil && !one.view.Alive // we were late; it says nothing
 	}
 	if one.failures == 0 {

@@ -30,7 +30,7 @@ func TestPeersAreReported(t *testing.T) {
 				return false
 			}
 			got := r.Peers[i]
-			got.Since = 0
+			got.Since, got.UnseenMS, got.SilentMS = 0, 0, 0
 			return got == want
 		})
 		return r.Peers[i]
@@ -120,6 +120,47 @@ func TestPeerIsDead(t *testing.T) {
 		}
 		if !slices.Equal(after, c.after) {
 			t.Errorf("%s: alive is %v; want %v", name, after, c.after)
+		}
+	}
+}
+
+// TestPeerIsDeadSince tells for how long a peer was not seen, and for how much of that somebody looked in time.
+func TestPeerIsDeadSince(t *testing.T) {
+	t.Parallel()
+	type look struct {
+		alive bool
+		took  time.Duration // every look begins as soon as it can
+		pause time.Duration // after it
+	}
+	ok, silent, late, pause := look{alive: true}, look{took: probeTimeout}, look{took: longestLook + 1}, look{took: probeTimeout, pause: time.Minute}
+	for name, c := range map[string]struct {
+		looks          []look
+		unseen, silent time.Duration
+	}{
+		"alive":               {[]look{ok, ok}, 0, 0},
+		"silent":              {[]look{ok, silent, silent, silent}, 3 * time.Second, 3 * time.Second},
+		"silent, then late":   {[]look{ok, silent, silent, silent, late}, 4500 * time.Millisecond, 0},
+		"late in between":     {[]look{ok, silent, silent, late, silent, silent}, 5500 * time.Millisecond, 2 * time.Second},
+		"we slept in between": {[]look{ok, silent, silent, pause, silent, silent}, 65 * time.Second, 2 * time.Second},
+		"we sleep":            {[]look{ok, silent, silent, pause}, 63 * time.Second, 3*time.Second + longestLook},
+		"doubted":             {[]look{ok, silent}, time.Second, 0},
+		"never seen":          {[]look{silent, silent}, 0, 2 * time.Second},
+		"seen again":          {[]look{ok, silent, silent, ok}, 0, 0},
+	} {
+		now := clock.NewManual(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+		p := newPeers(now)
+		p.name([]datastore.Endpoint{endpoint("a")})
+		for _, l := range c.looks {
+			started := now.Now()
+			now.Advance(l.took)
+			view := datastore.PeerView{Alive: l.alive, Cause: "timeout"}
+			p.learn(p.list[0], view, started)
+			now.Advance(l.pause)
+		}
+		view := p.seen()[0]
+		unseen, silent := time.Duration(view.UnseenMS)*time.Millisecond, time.Duration(view.SilentMS)*time.Millisecond
+		if unseen != c.unseen || silent != c.silent {
+			t.Errorf("%s: unseen for %v, silent for %v; want %v, %v", name, unseen, silent, c.unseen, c.silent)
 		}
 	}
 }

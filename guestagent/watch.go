@@ -382,8 +382,9 @@ func changed(last, now *guest.StatusReport) bool {
 	return last.SilentSince != now.SilentSince || was.Status != is.Status || was.Cause != is.Cause || string(was.Observed) != string(is.Observed)
 }
 
-// sameView leaves out why a peer is dead: that may waver.
+// sameView leaves out why a peer is dead, which may waver, and for how long.
 func sameView(a, b datastore.PeerView) bool {
+	a.UnseenMS, a.SilentMS, b.UnseenMS, b.SilentMS = 0, 0, 0, 0
 	if !a.Alive && !b.Alive {
 		a.Cause, b.Cause = "", ""
 	}

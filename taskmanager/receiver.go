@@ -93,12 +93,16 @@ func worrying(r *guest.StatusReport) bool {
 	return r.Status.Status != dbaas.GuestHealthy || slices.ContainsFunc(r.Peers, func(p datastore.PeerView) bool { return !p.Alive })
 }
 
-// peersOf is how a guest sees the others of its group, as it is stored.
+// peersOf is how a guest sees the others of its group, as it is stored: without what is of the moment.
 func peersOf(r *guest.StatusReport) dbaas.JSON {
 	if len(r.Peers) == 0 {
 		return nil
 	}
-	text, err := json.Marshal(r.Peers)
+	views := slices.Clone(r.Peers)
+	for i := range views {
+		views[i].UnseenMS, views[i].SilentMS = 0, 0
+	}
+	text, err := json.Marshal(views)
 	if err != nil {
 		return nil
 	}

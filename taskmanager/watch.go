@@ -21,9 +21,14 @@ const (
 	suspectEvery = 500 * time.Millisecond
 	scanEvery    = 5 * time.Second
 	// vanishedAfter is how long a server may be out of everybody's reach that the cloud says runs; stalledAfter how long a
-	// database may run and not answer.
+	// database may run and not answer. The standby counts from when that began; the watch, which heard of it later, must have
+	// seen for vanishedSeen or stalledSeen that it lasts. A standby that looks too seldom to count leaves it all to the watch.
 	vanishedAfter = 6 * time.Second
+	vanishedSeen  = 3 * time.Second
 	stalledAfter  = 10 * time.Second
+	stalledSeen   = 6 * time.Second
+	// unseenAfter is how long a standby need not have seen a primary that is dead by its own agent's word.
+	unseenAfter = 1500 * time.Millisecond
 	// staleAfter is how long before a failure a standby may have been out of step and still take over.
 	staleAfter = 15 * time.Second
 	// calmFor is how soon after a failover another may come, unless the primary is dead by its own agent's word.
@@ -258,6 +263,18 @@ func (l *look) missesPrimary() bool {
 	return place != nil && !place.LinkUp
 }
 
+// missing tells for how long the standby has not seen the primary, and for how long it has looked in vain, as far as it says.
+func (l *look) missing() (unseen, missing time.Duration) {
+	if l.ofStandby == nil {
+		return 0, 0
+	}
+	view := viewIn(l.ofStandby.Peers, l.primary.ID)
+	if view == nil {
+		return 0, 0
+	}
+	return time.Duration(view.UnseenMS) * time.Millisecond, time.Duration(view.SilentMS) * time.Millisecond
+}
+
 // dead tells whether the primary's own agent says that its database has ended.
 func (l *look) dead() bool { return l.ofPrimary != nil && hopeless(l.ofPrimary.Status.Status) }
 
@@ -277,21 +294,22 @@ func (w *watch) since(at *time.Time, so bool) time.Duration {
 // reason tells why the instance must be failed over now; nil when it must not, or not yet. It takes two who say so.
 func (w *watch) reason(ctx context.Context, s *suspect, l *look) *control.FailoverState {
 	missed := l.missesPrimary()
+	unseen, missing := l.missing()
 	silent := w.since(&s.silent, l.ofPrimary == nil && missed)
 	stalled := w.since(&s.stalled, missed && l.ofPrimary != nil && !alive(l.ofPrimary))
 	orphaned := w.since(&s.orphaned, l.dead() && !missed)
 	state := &control.FailoverState{From: l.primary.ID}
 	state.Before, state.BeforeAt = positionBefore(l)
 	switch {
-	case l.dead() && missed:
+	case l.dead() && (missed || unseen >= unseenAfter):
 		state.OwnWord, state.Cause = true, "The primary's database ended: "+l.ofPrimary.Status.Cause
 	case orphaned > staleAfter: // nobody is there to confirm it, and nobody to take over
 		state.OwnWord, state.Revive, state.Cause = true, true, "The primary's database ended, and the standby is out of reach."
 	case silent > 0 && w.isGone(ctx, l.primary):
 		state.Silent, state.Cause = true, "The primary's server is gone or off."
-	case silent > vanishedAfter:
+	case silent > vanishedAfter, silent > vanishedSeen && missing > vanishedAfter:
 		state.Silent, state.Cause = true, "The primary's server is out of reach."
-	case stalled > stalledAfter:
+	case stalled > stalledAfter, stalled > stalledSeen && missing > stalledAfter:
 		state.Cause = "The primary's database runs and does not answer."
 	default:
 		return nil

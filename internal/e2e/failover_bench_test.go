@@ -110,8 +110,18 @@ func (h *house) timeFailover(fail func(in *instance)) time.Duration {
 	stop()
 	writers.Wait()
 	in.awaitFailovers(1)
+	in.tellTimeline(failed, took)
 	in.awaitProtection("protected")
 	h.do(202, "DELETE", "/instances/"+in.id, nil)
 	in.awaitGone()
 	return took
+}
+
+// tellTimeline writes down where the time of a failover went.
+func (in *instance) tellTimeline(failed time.Time, took time.Duration) {
+	report := in.requireReport()
+	at, _ := report.at("after", "detected_at").(float64) // microseconds
+	detected := time.UnixMicro(int64(at))
+	in.h.t.Logf("detected after %.2f s; then fenced %v, promoted %v, published %v ms; written after %.2f s", detected.Sub(failed).Seconds(),
+		report.at("after", "fenced_ms"), report.at("after", "promoted_ms"), report.at("after", "published_ms"), took.Seconds())
 }
