@@ -20,7 +20,7 @@ import (
 func changesOfPairs() []string {
 	return []string{
 		"restart_pair", "resize_volume", "resize_flavor", "configure_instance", "set_password", "set_users", "set_persistence",
-		"set_profile", "upgrade_instance", "update_access", "change_availability", "create_replicas", "set_tls", "renew_certificates",
+		"set_profile", "upgrade_pair", "update_access", "change_availability", "create_replicas", "set_tls", "renew_certificates",
 	}
 }
 

@@ -100,8 +100,14 @@ func (m *Manager) startStandby(ctx context.Context, op *engine.Operation) error 
 	if err != nil || s == nil {
 		return err
 	}
+	odd, err := m.isOdd(ctx, s)
+	if err != nil {
+		return err
+	}
 	server, err := m.Cloud.Server(ctx, s.guest.ServerID)
 	switch {
+	case odd:
+		return lost(op, state)
 	case dbaas.ErrorCode(err) == dbaas.NotFound:
 		return lost(op, state)
 	case err != nil:

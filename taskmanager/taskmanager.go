@@ -89,6 +89,7 @@ func (m *Manager) Workflows() []engine.Workflow {
 		m.setTLS(),
 		m.renewCertificates(),
 		m.upgradeInstance(),
+		m.upgradePair(),
 		m.rebuildInstance(),
 		m.updateAccess(),
 		m.createReplicas(),
@@ -166,8 +167,8 @@ func (m *Manager) count(t engine.Transition) {
 	if t.Step != "" {
 		m.Operations.Step(t.Kind, t.Step, string(t.Outcome), t.Ran)
 	}
-	if t.Operation.Status.Ended() && t.Kind == kindFailover {
-		m.watch.suspect(t.Operation.ResourceID) // the old primary is to be the standby
+	if t.Operation.Status.Ended() && (t.Kind == kindFailover || t.Kind == kindUpgradePair) {
+		m.watch.suspect(t.Operation.ResourceID) // the old primary is to be the standby; one of another version is to be replaced
 	}
 	if t.Operation.Status.Ended() {
 		m.Operations.Ended(t.Kind, string(t.Operation.Status), t.Operation.EndedAt.Sub(t.Operation.CreatedAt))

@@ -105,6 +105,7 @@ func trials() map[string]trial {
 		"failover":            failoverTrial(),
 		"repair_standby":      repairTrial(),
 		"restart_pair":        restartPairTrial(),
+		"upgrade_pair":        upgradePairTrial(),
 	}
 }
 

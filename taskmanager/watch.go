@@ -435,6 +435,9 @@ func (w *watch) began(ctx context.Context, id string, err error) error {
 
 // repair begins the repair of a standby that is out of order, and does not come back by itself.
 func (w *watch) repair(ctx context.Context, s *suspect, l *look) error {
+	if bringsBack(l.view.Operation, l.primary.ID, l.standby.ID) {
+		return nil
+	}
 	broken := w.since(&s.broken, true)
 	now := w.m.Clock.Now()
 	if !s.tried.IsZero() && now.Sub(s.tried) < scanEvery {
@@ -463,7 +466,12 @@ func (w *watch) repair(ctx context.Context, s *suspect, l *look) error {
 		after := func(op *dbaas.Operation) bool {
 			return op != nil && op.ParentID == "" && (last == nil || last.CreatedAt < op.CreatedAt)
 		}
-		fresh := after(failed) || after(removed) && removed.Status != dbaas.OperationSucceeded // the old primary of a failover, the rest of a standby that was not removed
+		upgraded, err := tx.LastOperation(in.ID, kindUpgradePair)
+		if err != nil {
+			return err
+		}
+		gaveUp := func(op *dbaas.Operation) bool { return after(op) && op.Status != dbaas.OperationSucceeded }
+		fresh := after(failed) || gaveUp(removed) || gaveUp(upgraded) // the old primary of a failover; a standby that was not removed, or is of another version
 		if !fresh && (broken < repairAfter || last != nil && tx.Now().Sub(last.CreatedAt) < repairAgain) {
 			return nil
 		}

@@ -138,17 +138,28 @@ func (s *Service) FailOver(ctx context.Context, c Caller, id string, drill bool)
 		if err := requireStarted(in, "a failover"); err != nil {
 			return change{}, err
 		}
-		guests, err := tx.Guests(in.ID)
-		if err != nil {
+		if err := requireInStep(tx, in); err != nil {
 			return change{}, err
-		}
-		if !standbyReady(guests, in.PrimaryGuestID) {
-			return change{}, dbaas.Errorf(dbaas.Unprocessable, "The standby of instance %s is not in step; wait until high_availability.state is protected.", in.ID)
 		}
 		return change{kind: "failover", state: FailoverState{
 			Planned: !drill, Drill: drill, From: in.PrimaryGuestID, Cause: "It was asked for.", DetectedAt: tx.Now(),
 		}}, nil
 	})
+}
+
+// requireInStep refuses what a hot standby's other guest is needed for, as long as that could not take over.
+func requireInStep(tx *store.Tx, in *dbaas.Instance) error {
+	if in.HighAvailability == nil {
+		return nil
+	}
+	guests, err := tx.Guests(in.ID)
+	if err != nil {
+		return err
+	}
+	if !standbyReady(guests, in.PrimaryGuestID) {
+		return dbaas.Errorf(dbaas.Unprocessable, "The standby of instance %s is not in step; wait until high_availability.state is protected.", in.ID)
+	}
+	return nil
 }
 
 // forPair chooses between what is done to a single database in place and to a hot standby guest by guest.

@@ -39,9 +39,12 @@ func (s *Service) upgrade(ctx context.Context, tx *store.Tx, c Caller, in *dbaas
 	if err := requireUpgradable(tx, in, from, to, others); err != nil {
 		return "", err
 	}
+	if err := requireInStep(tx, in); err != nil {
+		return "", err
+	}
 	in.Task, in.Fault = dbaas.TaskUpgrading, nil
 	return s.enqueue(tx, c, change{
-		kind: "upgrade_instance", instance: in, lock: others, state: UpgradeState{VersionID: to.ID},
+		kind: forPair(in, "upgrade_instance", "upgrade_pair"), instance: in, lock: others, state: UpgradeState{VersionID: to.ID},
 		before: map[string]any{"version": from.Name}, after: map[string]any{"version": to.Name},
 	})
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os/exec"
 	"testing"
 	"time"
 )
@@ -16,11 +17,18 @@ func TestHotStandbyIsChangedGuestByGuest(t *testing.T) {
 	in := h.createProtected("shop", async())
 	address := in.address()
 	w := writes(t, in.patient(), "k")
+	version := in.show().text("instance", "datastore", "version")
 	for _, change := range []struct {
 		name string
 		ask  func()
 	}{
 		{"restart", func() { in.action(object{"restart": object{}}) }},
+		{"upgrade", func() {
+			if _, err := exec.LookPath("valkey-server"); err == nil && version == "7.0" {
+				version = "valkey-8.0"
+			}
+			h.do(202, "PUT", "/instances/"+in.id, object{"instance": object{"datastore_version": version}})
+		}},
 	} {
 		w.forget()
 		change.ask()
@@ -36,6 +44,9 @@ func TestHotStandbyIsChangedGuestByGuest(t *testing.T) {
 		}
 	}
 	w.requireAll(in.patient(), true)
+	if got := in.show().text("instance", "datastore", "version"); got != version {
+		t.Errorf("the version is %s, want %s", got, version)
+	}
 	if in.address() != address {
 		t.Errorf("the address is %s, was %s", in.address(), address)
 	}
