@@ -32,9 +32,9 @@ func (s *Server) showCA(r *request) (*answer, error) {
 	return ok(wire.CAEnvelope{CA: body})
 }
 
-// renderCertificate is what an instance's databases say of their certificate; nil where they have none.
-func renderCertificate(v *dbaas.InstanceView) *wire.Certificate {
-	c := control.CertificateOf(v)
+// renderCertificate is the certificate of the instances' databases that expires first; nil where they have none.
+func renderCertificate(views ...dbaas.InstanceView) *wire.Certificate {
+	c := control.CertificateOf(views...)
 	if c == nil {
 		return nil
 	}

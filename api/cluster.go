@@ -209,7 +209,7 @@ func renderCluster(r *request, v *control.ClusterView) wire.Cluster {
 		ID: v.ID, Name: v.Name, Task: clusterTask(v.Task), Created: at(v.CreatedAt), Updated: at(v.UpdatedAt),
 		Datastore: wire.DatastoreRef{Type: v.Datastore, Version: v.Version.Name}, Links: links(r, "clusters", v.ID),
 		Instances: []wire.ClusterMember{}, Locality: v.Locality, Configuration: v.ConfigurationID, Replicas: v.ReplicasPerShard,
-		TLS:   clusterTLS(v),
+		TLS: clusterTLS(v), TLSCertificate: renderCertificate(v.Members...),
 		Fault: renderFault(r, v.Fault),
 	}
 	if r.caller.Admin {

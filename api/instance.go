@@ -135,7 +135,7 @@ func (s *Server) renderInstanceDetail(r *request, v *dbaas.InstanceView) wire.In
 	i.InstanceDetail = &wire.InstanceDetail{
 		Created: at(v.CreatedAt), Updated: at(v.UpdatedAt), Fault: renderFault(r, v.Fault), Locality: v.Locality,
 		ClusterID: v.ClusterID, DeletionProtection: v.DeletionProtection, URI: s.Control.URI(v),
-		Persistence: string(s.Control.Persistence(v)), Profile: v.Profile, TLS: string(v.TLS), TLSCertificate: renderCertificate(v),
+		Persistence: string(s.Control.Persistence(v)), Profile: v.Profile, TLS: string(v.TLS), TLSCertificate: renderCertificate(*v),
 	}
 	if v.ConfigurationID != "" {
 		i.Configuration = &wire.Resource{ID: v.ConfigurationID, Name: v.ConfigurationName, Links: links(r, "configurations", v.ConfigurationID)}

@@ -177,7 +177,7 @@ func TestTLSOfAPair(t *testing.T) {
 		t.Error("the other guest shows the certificate of the first")
 	}
 	h.requirePlain(t, v, false)
-	c := control.CertificateOf(v)
+	c := control.CertificateOf(*v)
 	if c == nil || c.Mode != dbaas.TLSOn || time.Until(c.NotAfter) < 80*24*time.Hour {
 		t.Errorf("the certificate is told as %+v", c)
 	}
@@ -322,6 +322,9 @@ func TestTLSOfACluster(t *testing.T) {
 		h.requireSecuredAt(t, members[i].Addresses[0].Address+":6380")
 	}
 	h.requireNoKeys(t, true)
+	if c := control.CertificateOf(h.clusterView(t, id).Members...); c == nil || time.Until(c.NotAfter) < 80*24*time.Hour {
+		t.Errorf("the certificate of the cluster is told as %+v", c)
+	}
 	encrypted()
 	set(dbaas.TLSOff)
 	reached(true)

@@ -11,24 +11,25 @@ type ClusterTask struct {
 
 // Cluster is a cluster. Its members' status, flavor, volume and addresses are in the answer to show alone.
 type Cluster struct {
-	ID            string            `json:"id"`
-	Name          string            `json:"name"`
-	Task          ClusterTask       `json:"task"`
-	Created       Time              `json:"created"`
-	Updated       Time              `json:"updated"`
-	Datastore     DatastoreRef      `json:"datastore"`
-	Links         []Link            `json:"links"`
-	IP            []string          `json:"ip,omitempty"`
-	Instances     []ClusterMember   `json:"instances"`
-	Locality      string            `json:"locality,omitempty"`
-	Configuration string            `json:"configuration,omitempty"`
-	TenantID      string            `json:"tenant_id,omitempty"` // for administrators
-	Password      string            `json:"password,omitempty"`  // in the answer to create only
-	Replicas      int               `json:"replicas_per_shard"`
-	TLS           string            `json:"tls,omitempty"`       // "off", "both", "on", where it was chosen
-	Health        *ClusterHealth    `json:"health,omitempty"`    // after the first look at the whole
-	Fault         *InstanceFault    `json:"fault,omitempty"`     // of the last change
-	Operation     *OperationSummary `json:"operation,omitempty"` // that works on the cluster now
+	ID             string            `json:"id"`
+	Name           string            `json:"name"`
+	Task           ClusterTask       `json:"task"`
+	Created        Time              `json:"created"`
+	Updated        Time              `json:"updated"`
+	Datastore      DatastoreRef      `json:"datastore"`
+	Links          []Link            `json:"links"`
+	IP             []string          `json:"ip,omitempty"`
+	Instances      []ClusterMember   `json:"instances"`
+	Locality       string            `json:"locality,omitempty"`
+	Configuration  string            `json:"configuration,omitempty"`
+	TenantID       string            `json:"tenant_id,omitempty"` // for administrators
+	Password       string            `json:"password,omitempty"`  // in the answer to create only
+	Replicas       int               `json:"replicas_per_shard"`
+	TLS            string            `json:"tls,omitempty"`             // "off", "both", "on", where it was chosen
+	TLSCertificate *Certificate      `json:"tls_certificate,omitempty"` // the one of the members' that expires first
+	Health         *ClusterHealth    `json:"health,omitempty"`          // after the first look at the whole
+	Fault          *InstanceFault    `json:"fault,omitempty"`           // of the last change
+	Operation      *OperationSummary `json:"operation,omitempty"`       // that works on the cluster now
 }
 
 // ClusterHealth is how the cluster was when it was last looked at as a whole.

@@ -85,6 +85,7 @@ func clusterRecord(cl *wire.Cluster) output.Record {
 	r.Add("updated", stamp(cl.Updated))
 	if cl.TLS != "" {
 		r.Add("tls", cl.TLS)
+		r.Add("tls_certificate_expires", expiry(cl.TLSCertificate))
 	}
 	if cl.Health != nil && len(cl.Health.Causes) > 0 {
 		r.Add("health_causes", cl.Health.Causes)

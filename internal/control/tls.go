@@ -124,13 +124,15 @@ func CertificateIn(observed []byte) *datastore.Certificate {
 	return said.Certificate
 }
 
-// CertificateOf is the certificate of an instance's guests that expires first; nil when none is known.
-func CertificateOf(v *dbaas.InstanceView) *datastore.Certificate {
+// CertificateOf is the certificate of the instances' guests that expires first; nil when none is known.
+func CertificateOf(views ...dbaas.InstanceView) *datastore.Certificate {
 	var first *datastore.Certificate
-	for i := range v.Guests {
-		c := CertificateIn(v.Guests[i].Observed)
-		if c != nil && (first == nil || c.NotAfter.Before(first.NotAfter)) {
-			first = c
+	for i := range views {
+		for j := range views[i].Guests {
+			c := CertificateIn(views[i].Guests[j].Observed)
+			if c != nil && (first == nil || c.NotAfter.Before(first.NotAfter)) {
+				first = c
+			}
 		}
 	}
 	return first
