@@ -128,17 +128,26 @@ func TestUpgradeOfCluster(t *testing.T) {
 			}
 			t.Run(fmt.Sprint(from.Name, " to ", to), func(t *testing.T) {
 				requireVersions(t, from.Name, to)
-				testUpgradeOfCluster(t, from.Name, to)
+				testUpgradeOfCluster(t, newFleet(t, from.Name, 3, 1), to)
 				if !t.Failed() {
 					note(featureMixed, to, from.Name)
 				}
+			})
+			t.Run(fmt.Sprint(from.Name, " to ", to, ", TLS alone"), func(t *testing.T) {
+				requireVersions(t, from.Name, to)
+				takesMinutes(t, to)
+				f := &fleet{t: t, version: from.Name, wish: datastore.ClusterWish{ClusterID: "c"}, authority: newAuthority(t)}
+				for shard := range 3 {
+					f.addShard(shard, 1)
+				}
+				f.converge()
+				testUpgradeOfCluster(t, f, to)
 			})
 		}
 	}
 }
 
-func testUpgradeOfCluster(t *testing.T, from, to string) {
-	f := newFleet(t, from, 3, 1)
+func testUpgradeOfCluster(t *testing.T, f *fleet, to string) {
 	c := f.tenant()
 	for i := range 100 {
 		testbed.Eventually(t, time.Minute, func() error { return c.Set(t.Context(), fmt.Sprint("k", i), i, 0).Err() })
