@@ -96,12 +96,13 @@ func (m *Manager) deaf(ctx context.Context, s *subject, members []member) []stri
 	return deaf
 }
 
-// misses tells whether a guest that can be done without does not answer, and has been given patience. Until then it waits.
-func (m *Manager) misses(ctx context.Context, op *engine.Operation, s *subject) (bool, error) {
+// misses tells whether a guest that can be done without does not answer, and has been given patience: those in missed were.
+// Until then it waits.
+func (m *Manager) misses(ctx context.Context, op *engine.Operation, s *subject, missed []string) (bool, error) {
 	if len(m.deaf(ctx, s, []member{{s.instance, s.guest}})) == 0 {
 		return false, nil
 	}
-	if inStep(op) < patience && !slices.Contains(behind(s.instance), s.guest.ID) {
+	if inStep(op) < patience && !slices.Contains(append(behind(s.instance), missed...), s.guest.ID) {
 		op.SetProgress("a guest does not answer; if it stays so, it is told when it returns")
 		return false, later(op, agentPoll)
 	}
@@ -127,6 +128,27 @@ func leaveBehind(tx *store.Tx, s *subject, members []member, missed []string) er
 		}
 	}
 	return nil
+}
+
+// noteMissed notes that guests of the operation's group missed a change. What they missed before is still so.
+func (m *Manager) noteMissed(ctx context.Context, op *engine.Operation, missed []string) error {
+	if len(missed) == 0 {
+		return nil
+	}
+	return m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
+		members, err := readMembers(tx, op.GroupID)
+		if err != nil {
+			return err
+		}
+		for _, one := range members {
+			if slices.Contains(missed, one.guest.ID) && noteBehind(one, append(behind(one.instance), missed...)) {
+				if err := tx.UpdateInstance(one.instance); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // noteBehind notes on a member's instance whether its guest is one of those that missed a change, and tells whether that is

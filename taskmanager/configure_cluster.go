@@ -83,7 +83,7 @@ func (m *Manager) nextMember(ctx context.Context, op *engine.Operation, c *clust
 		return nil, nil
 	}
 	s := c.on(c.members[i])
-	missed, err := m.misses(ctx, op, s)
+	missed, err := m.misses(ctx, op, s, nil)
 	if err != nil || !missed {
 		return s, err
 	}

@@ -67,7 +67,9 @@ type tlsState struct {
 	Epoch int64         `json:"epoch,omitempty"`
 	Done  []string      `json:"done,omitempty"` // guests that have come
 	Told  dbaas.Instant `json:"told,omitempty"` // when the last one came
-	Back  bool          `json:"back,omitempty"` // the change has failed, and the members are led back
+	// Missed are guests that do not answer: they come when they are back, however far the others are by then.
+	Missed []string `json:"missed,omitempty"`
+	Back   bool     `json:"back,omitempty"` // the change has failed, and the members are led back
 }
 
 // loadGroup reads the subject of an operation of an instance or a cluster, with any member of the group in its middle.
@@ -158,7 +160,7 @@ func (m *Manager) lead(ctx context.Context, op *engine.Operation, state *tlsStat
 	if i < 0 {
 		return m.awaitHeard(ctx, op, state)
 	}
-	if err := m.speak(ctx, op, s.on(members[i]), ways[to], state.deed(op.Step)); err != nil {
+	if err := m.speakOrMiss(ctx, op, s.on(members[i]), ways[to], state, state.deed(op.Step)); err != nil {
 		return refused(err)
 	}
 	if state.Told, err = m.Store.Now(ctx); err != nil {
@@ -167,6 +169,23 @@ func (m *Manager) lead(ctx context.Context, op *engine.Operation, state *tlsStat
 	state.Done = append(state.Done, members[i].guest.ID)
 	op.SetProgress("%d of %d databases", len(state.Done), len(members))
 	return again(op, state)
+}
+
+// speakOrMiss has one database speak in a way. One that does not answer, and can be done without, is noted as missed.
+func (m *Manager) speakOrMiss(ctx context.Context, op *engine.Operation, s *subject, to way, state *tlsState, deed string) error {
+	id := s.guest.ID
+	missed, err := m.misses(ctx, op, s, state.Missed)
+	if err != nil {
+		return err
+	}
+	state.Missed = slices.DeleteFunc(state.Missed, func(other string) bool { return other == id })
+	if !missed {
+		return m.speak(ctx, op, s, to, deed)
+	}
+	if state.Missed = append(state.Missed, id); len(state.Missed) == len(s.up()) {
+		return later(op, agentPoll) // somebody must know it
+	}
+	return nil
 }
 
 // deed names what is done to a database: the same is done once.
@@ -288,6 +307,13 @@ func (m *Manager) markTLS(ctx context.Context, op *engine.Operation) error {
 
 // endTLS makes the operation's resource idle again, with its fault when it has failed.
 func (m *Manager) endTLS(ctx context.Context, op *engine.Operation) error {
+	var state tlsState
+	if err := op.Load(&state); err != nil {
+		return err
+	}
+	if err := m.noteMissed(ctx, op, state.Missed); err != nil {
+		return err
+	}
 	if op.ResourceType == "cluster" {
 		if op.Failure != nil {
 			return m.keepCluster(ctx, op)
@@ -351,7 +377,7 @@ func (m *Manager) pushCertificates(ctx context.Context, op *engine.Operation) er
 	if i < 0 {
 		return nil
 	}
-	if err := m.speak(ctx, op, s.on(members[i]), way{mode: s.instance.TLS}, "renew"); err != nil {
+	if err := m.speakOrMiss(ctx, op, s.on(members[i]), way{mode: s.instance.TLS}, &state, "renew"); err != nil {
 		return refused(err)
 	}
 	state.Done = append(state.Done, members[i].guest.ID)

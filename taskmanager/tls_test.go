@@ -235,6 +235,14 @@ func TestTLSOfASet(t *testing.T) {
 	}
 	h.requireSet(t, source.GroupID)
 	h.requireNoKeys(t, false)
+
+	h.lose(t, replica) // which keeps nobody from it, and comes to it when it is back
+	h.ended(t, mustID(t)(h.control.UpdateInstance(t.Context(), tester, in, control.UpdateInstance{TLS: mode(dbaas.TLSOn)})))
+	h.requireSecured(t, h.view(t, in))
+	must(t, h.local.StartServer(t.Context(), replica.Guests[0].ServerID))
+	late := h.secured(t, h.view(t, replica.ID))
+	testbed.Eventually(t, 2*time.Minute, func() error { return late.Get(t.Context(), "k").Err() })
+	h.requirePlain(t, h.view(t, replica.ID), false)
 }
 
 func mode(m dbaas.TLSMode) *dbaas.TLSMode { return &m }
