@@ -19,7 +19,7 @@ import (
 // changesOfPairs are the operations on a hot standby that its primary may die in; they have the trials of the crash suite.
 func changesOfPairs() []string {
 	return []string{
-		"restart_pair", "resize_volume", "resize_flavor", "configure_instance", "set_password", "set_users", "set_persistence",
+		"restart_pair", "resize_volume", "resize_pair", "rebuild_pair", "configure_instance", "set_password", "set_users", "set_persistence",
 		"set_profile", "upgrade_pair", "update_access", "change_availability", "create_replicas", "set_tls", "renew_certificates",
 	}
 }

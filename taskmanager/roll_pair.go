@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/store"
@@ -25,6 +26,60 @@ func (m *Manager) restartPair() engine.Workflow {
 	r.left = r.untilDone
 	return m.rollPair("restart_pair", "Restarts the standby, has it take over, and restarts the old primary; pending configuration values take effect.", r,
 		m.leavePair, "ACTIVE with the fault; a guest whose turn had not come is as before.")
+}
+
+func (m *Manager) rebuildPair() engine.Workflow {
+	r := pairChange{child: "rebuild_instance"}
+	r.left = r.untilDone
+	return m.rollPair("rebuild_pair", "Gives the standby's server a new root disk and a new agent, has it take over, and does the same to the old primary's; "+
+		"the volumes stay.", r, m.leavePair, "ACTIVE with the fault; the volumes are as they were, and a guest whose turn had not come is as before.")
+}
+
+func (m *Manager) resizePair() engine.Workflow {
+	r := pairChange{child: "resize_flavor", left: m.ofOtherFlavor}
+	return m.rollPair("resize_pair", "Moves the standby to the flavor, has it take over, and moves the old primary.", r,
+		m.restoring(func(ctx context.Context, op *engine.Operation) error { return m.rollBack(ctx, op, r) }, m.markRolledBack),
+		"ACTIVE with the fault, both guests on the old flavor again; where that takes too long the standby may have the other one.")
+}
+
+// ofOtherFlavor tells that a guest's server has not the flavor that the instance is to have. One that is gone needs none.
+func (m *Manager) ofOtherFlavor(ctx context.Context, s *subject, _ []dbaas.Operation) (bool, error) {
+	server, err := m.Cloud.Server(ctx, s.guest.ServerID)
+	if dbaas.ErrorCode(err) == dbaas.NotFound {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return server.FlavorID != s.instance.FlavorID || server.Status == cloud.ServerVerifyResize, nil
+}
+
+// rollBack brings the guests that were moved back to the old flavor, in the same way. What the change had begun ends first.
+func (m *Manager) rollBack(ctx context.Context, op *engine.Operation, r pairChange) error {
+	s, err := m.load(ctx, op)
+	if err != nil {
+		return err
+	}
+	if s.instance.FlavorID != s.instance.Applied.FlavorID {
+		if err := m.endChildren(ctx, op); err != nil {
+			return err
+		}
+		err := m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+			s.instance.FlavorID = s.instance.Applied.FlavorID
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return m.rollGuests(ctx, op, r, nobody)
+}
+
+func (m *Manager) markRolledBack(ctx context.Context, op *engine.Operation, _ bool) error {
+	if err := m.endChildren(ctx, op); err != nil {
+		return err
+	}
+	return m.keepServing(ctx, op, func(s *subject) { s.instance.FlavorID = s.instance.Applied.FlavorID })
 }
 
 // untilDone tells that no child has changed the guest yet.

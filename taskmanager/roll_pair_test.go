@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/testbed"
@@ -80,6 +81,70 @@ func restartPairTrial() trial {
 	return pairTrial("restart_instance", func(ctx context.Context, _ *testing.T, h *house, v *dbaas.InstanceView) (string, error) {
 		return h.control.RestartInstance(ctx, tester, v.ID)
 	}, nil)
+}
+
+func resizePairTrial() trial {
+	var want string
+	tr := pairTrial("resize_flavor", func(ctx context.Context, _ *testing.T, h *house, v *dbaas.InstanceView) (string, error) {
+		if want = "2"; v.FlavorID == want {
+			want = "1"
+		}
+		return h.control.ResizeFlavor(ctx, tester, v.ID, want)
+	}, func(t *testing.T, h *house, v *dbaas.InstanceView) { h.requireFlavor(t, v, want) })
+	failed := tr.failed
+	tr.failed = func(t *testing.T, h *house, v *dbaas.InstanceView) {
+		failed(t, h, v)
+		old := "1"
+		if want == old {
+			old = "2"
+		}
+		h.requireFlavor(t, h.view(t, v.ID), old)
+	}
+	return tr
+}
+
+// requireFlavor requires that the rows and each guest's server have a flavor.
+func (h *house) requireFlavor(t *testing.T, v *dbaas.InstanceView, want string) {
+	t.Helper()
+	if v.FlavorID != want || v.Applied.FlavorID != want {
+		t.Errorf("flavor is %s (applied %s), want %s", v.FlavorID, v.Applied.FlavorID, want)
+	}
+	for _, g := range v.Guests {
+		server, err := h.local.Server(t.Context(), g.ServerID)
+		must(t, err)
+		if server.FlavorID != want || server.Status != cloud.ServerActive {
+			t.Errorf("the server of guest %s is %s with flavor %s, want %s", g.ID, server.Status, server.FlavorID, want)
+		}
+	}
+}
+
+func rebuildPairTrial() trial {
+	return pairTrial("rebuild_instance", func(ctx context.Context, _ *testing.T, h *house, v *dbaas.InstanceView) (string, error) {
+		return h.control.RebuildInstance(ctx, tester, v.ID)
+	}, nil)
+}
+
+// TestPairsKeepWhatIsInMemoryAlone changes a pair that keeps nothing on disk: the other guest has the data meanwhile.
+func TestPairsKeepWhatIsInMemoryAlone(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, "", t.TempDir())
+	v := h.view(t, h.createStandby(t))
+	none := dbaas.PersistenceNone
+	h.succeed(t, func() (string, error) {
+		return h.control.UpdateInstance(t.Context(), tester, v.ID, control.UpdateInstance{Persistence: &none})
+	})
+	h.confirm(t.Context(), t, v, "x")
+	for name, change := range map[string]func() (string, error){
+		"restart": func() (string, error) { return h.control.RestartInstance(t.Context(), tester, v.ID) },
+		"resize":  func() (string, error) { return h.control.ResizeFlavor(t.Context(), tester, v.ID, "2") },
+		"rebuild": func() (string, error) { return h.control.RebuildInstance(t.Context(), tester, v.ID) },
+	} {
+		h.healed(t, v.ID)
+		after := h.succeed(t, change)
+		if got, err := h.tenant(t, after).Get(t.Context(), "confirmed").Result(); err != nil || got != "x" {
+			t.Errorf("after %s: %q, %v", name, got, err)
+		}
+	}
 }
 
 // TestRestartOfAPair restarts both databases, each while the other takes the writes.

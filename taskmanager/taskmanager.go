@@ -77,6 +77,8 @@ func (m *Manager) Workflows() []engine.Workflow {
 		m.deleteInstance(),
 		m.restartInstance(),
 		m.restartPair(),
+		m.resizePair(),
+		m.rebuildPair(),
 		m.stopInstance(),
 		m.startInstance(),
 		m.resizeVolume(),

@@ -105,6 +105,8 @@ func trials() map[string]trial {
 		"failover":            failoverTrial(),
 		"repair_standby":      repairTrial(),
 		"restart_pair":        restartPairTrial(),
+		"resize_pair":         resizePairTrial(),
+		"rebuild_pair":        rebuildPairTrial(),
 		"upgrade_pair":        upgradePairTrial(),
 	}
 }

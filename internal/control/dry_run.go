@@ -104,7 +104,7 @@ func effects(kind string, w Workflow) []string {
 		said = append(said, "All data is lost.")
 	case "restart_instance", "resize_flavor", "upgrade_instance", "rebuild_instance":
 		said = append(said, "Connections are cut, and a single database does not answer until it has loaded its data again.")
-	case "restart_pair", "upgrade_pair":
+	case "restart_pair", "upgrade_pair", "resize_pair", "rebuild_pair":
 		said = append(said, "Connections are cut once, when the standby takes over: writes wait for less than a second, and none is lost.")
 	case "upgrade_cluster":
 		said = append(said, "Connections to a member are cut when its turn comes; clients of the cluster follow to who serves then. There is no way back to the old version.")

@@ -82,7 +82,10 @@ func (s *Service) ResizeFlavor(ctx context.Context, c Caller, id, flavorID strin
 		if err := s.requireValuesFit(ctx, tx, c, in); err != nil {
 			return change{}, err
 		}
-		return s.resized(tx, in, "resize_flavor", before, more...)
+		if err := requireInStep(tx, in); err != nil && !in.Stopped {
+			return change{}, err
+		}
+		return s.resized(tx, in, forPair(in, "resize_flavor", "resize_pair"), before, more...)
 	})
 }
 
