@@ -82,8 +82,10 @@ func (s *Service) ResizeFlavor(ctx context.Context, c Caller, id, flavorID strin
 		if err := s.requireValuesFit(ctx, tx, c, in); err != nil {
 			return change{}, err
 		}
-		if err := requireInStep(tx, in); err != nil && !in.Stopped {
-			return change{}, err
+		if !in.Stopped {
+			if err := requireInStep(tx, in); err != nil {
+				return change{}, err
+			}
 		}
 		return s.resized(tx, in, forPair(in, "resize_flavor", "resize_pair"), before, more...)
 	})

@@ -9,8 +9,8 @@ import (
 // mostPause bounds how long a client waits when a hot standby is changed guest by guest, on whatever machine tests run.
 const mostPause = 10 * time.Second
 
-// TestHotStandbyIsChangedGuestByGuest restarts a hot standby while a tenant's program writes through its address: no
-// acknowledged write is lost, and the one pause is that of the hand-over.
+// TestHotStandbyIsChangedGuestByGuest restarts a hot standby, moves it to another flavor and upgrades it while a tenant's program writes through its address: no
+// acknowledged write is lost, and the longest pause is short.
 func TestHotStandbyIsChangedGuestByGuest(t *testing.T) {
 	t.Parallel()
 	h := open(t)
@@ -23,6 +23,7 @@ func TestHotStandbyIsChangedGuestByGuest(t *testing.T) {
 		ask  func()
 	}{
 		{"restart", func() { in.action(object{"restart": object{}}) }},
+		{"flavor", func() { in.action(object{"resize": object{"flavorRef": "2"}}) }},
 		{"upgrade", func() {
 			if _, err := exec.LookPath("valkey-server"); err == nil && version == "7.0" {
 				version = "valkey-8.0"
