@@ -2,6 +2,7 @@ package taskmanager_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -80,7 +81,6 @@ func (h *house) requireVersion(t *testing.T, id, version, number string) {
 func TestClusterUpgrade(t *testing.T) {
 	h, id := openUpgradeHouse(t, 1)
 	ctx := t.Context()
-	h.requirePlannedUpgrade(t, id)
 	client := h.clusterClient(t, id)
 	done := counting(t, client)
 	defer done()
@@ -91,20 +91,28 @@ func TestClusterUpgrade(t *testing.T) {
 			close(reached)
 		}
 	})
-	operation, err := h.control.UpgradeCluster(ctx, tester, id, "valkey-8.0")
-	must(t, err)
+	before := h.clusterView(t, id)
+	var operation string
+	testbed.Eventually(t, time.Minute, func() (err error) { // the members' reports are on their way
+		operation, err = h.control.UpgradeCluster(ctx, tester, id, "valkey-8.0")
+		return err
+	})
 	if v := h.clusterView(t, id); v.Task != dbaas.ClusterUpgrading {
 		t.Errorf("the task is %s", v.Task)
 	}
-	<-reached
+	select {
+	case <-reached:
+	case <-time.After(4 * time.Minute):
+		t.Error("no master has had its turn within 4 minutes")
+	}
 	stop()
 	h.expireLeases(t)
 	defer h.run(t, nil)()
 	h.succeeded(t, operation)
 	v := h.requireCluster(t, id, 3, 3)
 	h.requireVersion(t, id, "valkey-8.0", "valkey_version:8.0.1")
-	h.requireTurns(t, v, operation)
-	operation, err = h.control.GrowCluster(ctx, tester, id, []control.NewMember{{Replica: true, RelatedTo: v.Members[0].ID}})
+	h.requireTurns(t, before, operation)
+	operation, err := h.control.GrowCluster(ctx, tester, id, []control.NewMember{{Replica: true, RelatedTo: v.Members[0].ID}})
 	must(t, err)
 	h.succeeded(t, operation)
 	h.requireVersion(t, id, "valkey-8.0", "valkey_version:8.0.1")
@@ -163,25 +171,24 @@ func TestClusterUpgradeThatStops(t *testing.T) {
 	h.requireWhole(t, id)
 }
 
-// requireTurns requires that in each shard the replica had its turn before the one that was the master.
-func (h *house) requireTurns(t *testing.T, now *control.ClusterView, operation string) {
+// requireTurns requires that every member had one turn, one after the other, and that a replica was the first.
+func (h *house) requireTurns(t *testing.T, before *control.ClusterView, operation string) {
 	t.Helper()
 	children, err := h.store.Children(t.Context(), operation)
 	must(t, err)
-	if len(children) != len(now.Members) {
-		t.Fatalf("%d members had a turn", len(children))
-	}
-	seen := map[string]bool{}
+	had := map[string]bool{}
 	for i, c := range children {
-		m := slices.IndexFunc(now.Members, func(in dbaas.InstanceView) bool { return in.ID == c.ResourceID })
-		shard := now.Members[m].ShardID
-		if first := i < len(children)/2; first == seen[shard] {
-			t.Errorf("the turns were %+v", children)
-		}
-		seen[shard] = true
+		had[c.ResourceID] = true
 		if i > 0 && c.CreatedAt < children[i-1].EndedAt {
 			t.Errorf("turn %d began before the one before it ended", i)
 		}
+	}
+	if len(children) != len(before.Members) || len(had) != len(children) {
+		t.Fatalf("%d members had %d turns", len(had), len(children))
+	}
+	first := slices.IndexFunc(before.Members, func(in dbaas.InstanceView) bool { return in.ID == children[0].ResourceID })
+	if role := before.Role(&before.Members[first]); role != datastore.RoleReplica {
+		t.Errorf("the first turn was that of a %s", role)
 	}
 }
 
@@ -189,9 +196,13 @@ func (h *house) requirePlannedUpgrade(t *testing.T, id string) {
 	t.Helper()
 	asks := tester
 	asks.DryRun = &control.Plan{}
-	if _, err := h.control.UpgradeCluster(t.Context(), asks, id, "valkey-8.0"); err != control.ErrDryRun {
-		t.Fatalf("a dry run ended with %v", err)
-	}
+	testbed.Eventually(t, time.Minute, func() error { // the members' reports are on their way
+		_, err := h.control.UpgradeCluster(t.Context(), asks, id, "valkey-8.0")
+		if errors.Is(err, control.ErrDryRun) {
+			return nil
+		}
+		return fmt.Errorf("a dry run ended with %w", err)
+	})
 	alone := strings.Contains(fmt.Sprint(asks.DryRun.Effects), "have no replica")
 	if v := h.clusterView(t, id); v.Task != dbaas.ClusterNone || asks.DryRun.Operation != "upgrade_cluster" || alone != (len(v.Members) == 3) {
 		t.Errorf("the plan is %+v, the task %s", asks.DryRun, v.Task)
