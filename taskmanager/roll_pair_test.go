@@ -33,7 +33,7 @@ func pairTrial(child string, change func(ctx context.Context, t *testing.T, h *h
 			t.Errorf("what was confirmed is %q, %v; want %q", got, err, token)
 		}
 	}
-	return trial{heavy: true, every: 3, settles: true, form: "standby", child: child,
+	return trial{heavy: true, every: 4, settles: true, form: "standby", child: child,
 		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
 			v := h.awaitProtected(t, in)
 			token = uuid.NewString()
@@ -119,9 +119,11 @@ func (h *house) requireFlavor(t *testing.T, v *dbaas.InstanceView, want string) 
 }
 
 func rebuildPairTrial() trial {
-	return pairTrial("rebuild_instance", func(ctx context.Context, _ *testing.T, h *house, v *dbaas.InstanceView) (string, error) {
+	tr := pairTrial("rebuild_instance", func(ctx context.Context, _ *testing.T, h *house, v *dbaas.InstanceView) (string, error) {
 		return h.control.RebuildInstance(ctx, tester, v.ID)
 	}, nil)
+	tr.soaks = true
+	return tr
 }
 
 // TestPairsKeepWhatIsInMemoryAlone changes a pair that keeps nothing on disk: the other guest has the data meanwhile.

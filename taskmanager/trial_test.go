@@ -23,7 +23,7 @@ type trial struct {
 	form string
 	// heavy: the trial takes several guests. make test kills it at a sample of its points only (see crashPoints).
 	heavy bool
-	// soaks: the trial takes a whole cluster or a pair under watch, and is for make crash alone.
+	// soaks: the trial takes a whole cluster or a pair for long, and is for make crash alone.
 	soaks bool
 	// every: of a heavy trial's steps make test takes one in so many; 0 for all.
 	every int
