@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -409,14 +410,14 @@ func TestRotateAuthority(t *testing.T) {
 		_, err := control.RotateAuthority(t.Context(), h.store, clock.Real{}, false)
 		return err
 	}
-	// next begins a stage as soon as it may.
-	next := func(trusted int) {
+	// next begins a stage as soon as it may; both authorities are trusted then.
+	next := func() {
 		t.Helper()
 		testbed.Eventually(t, time.Minute, rotate)
 		ca, err := h.control.Authorities(t.Context())
 		must(t, err)
-		if got := strings.Count(ca.Certificate(), "BEGIN CERTIFICATE"); got != trusted {
-			t.Errorf("clients are told of %d authorities, want %d", got, trusted)
+		if got := strings.Count(ca.Certificate(), "BEGIN CERTIFICATE"); got != 2 {
+			t.Errorf("clients are told of %d authorities, want 2", got)
 		}
 	}
 	// renewed has the watch give new certificates.
@@ -450,13 +451,13 @@ func TestRotateAuthority(t *testing.T) {
 	}
 
 	must(t, m.RenewDue(t.Context()))
-	next(2)
+	next()
 	if err := rotate(); dbaas.ErrorCode(err) != dbaas.Conflict || !strings.Contains(err.Error(), in) {
 		t.Errorf("an authority that nobody trusts yet is to sign: %v", err)
 	}
 	renewed()
 	must(t, shown(first))
-	next(2)
+	next()
 	if err := rotate(); dbaas.ErrorCode(err) != dbaas.Conflict || !strings.Contains(err.Error(), in) {
 		t.Errorf("an authority is withdrawn whose certificates are in use: %v", err)
 	}
@@ -465,7 +466,15 @@ func TestRotateAuthority(t *testing.T) {
 		t.Error("the certificate is of the old authority still")
 	}
 	must(t, shown(h.trust(t)))
-	next(1)
+	testbed.Eventually(t, time.Minute, func() error { // the watch withdraws the old one as soon as nobody has certificates of it
+		must(t, m.RenewDue(t.Context()))
+		ca, err := h.control.Authorities(t.Context())
+		must(t, err)
+		if ca.Old != nil || ca.Next != nil || strings.Count(ca.Certificate(), "BEGIN CERTIFICATE") != 1 {
+			return errors.New("the old authority is trusted still")
+		}
+		return nil
+	})
 	renewed()
 	must(t, shown(h.trust(t)))
 	h.ended(t, mustID(t)(h.control.FailOver(t.Context(), tester, in, true)))
