@@ -481,9 +481,14 @@ func (h *house) requireKept(t *testing.T, c *redis.Client) {
 // standbyWith makes a protected hot standby in which something is written and confirmed.
 func (h *house) standbyWith(t *testing.T, persistence dbaas.Persistence) (*dbaas.InstanceView, *redis.Client) {
 	t.Helper()
+	return h.standbyOf(t, async(), persistence)
+}
+
+func (h *house) standbyOf(t *testing.T, class *dbaas.HighAvailability, persistence dbaas.Persistence) (*dbaas.InstanceView, *redis.Client) {
+	t.Helper()
 	stop := h.run(t, nil)
 	created, err := h.control.CreateInstance(t.Context(), tester, control.CreateInstance{
-		Name: "pair", FlavorID: "1", VolumeSize: 1, HighAvailability: async(), Persistence: persistence})
+		Name: "pair", FlavorID: "1", VolumeSize: 1, HighAvailability: class, Persistence: persistence})
 	must(t, err)
 	h.awaitEnd(t, created.OperationID)
 	v := h.awaitProtected(t, created.View.ID)

@@ -52,6 +52,7 @@ type house struct {
 	url      string
 	store    *store.Store
 	bus      *inproc.Bus
+	unheard  *unheard // agents that the taskmanager does not reach; nil: it reaches all
 	accounts *inproc.Accounts
 	local    *local.Cloud
 	cloud    cloud.Provider
@@ -156,8 +157,12 @@ func (h *house) run(t *testing.T, observe func(engine.Point, *engine.Operation))
 func (h *house) manager(t *testing.T, observe func(engine.Point, *engine.Operation)) *taskmanager.Manager {
 	t.Helper()
 	h.runs++
+	transport := h.bus.Control()
+	if h.unheard != nil {
+		h.unheard.Transport, transport = transport, h.unheard
+	}
 	m, err := taskmanager.New(taskmanager.Config{
-		Store: h.store, Cloud: h.cloud, Transport: h.bus.Control(), Accounts: h.accounts, Datastores: all.Datastores(),
+		Store: h.store, Cloud: h.cloud, Transport: transport, Accounts: h.accounts, Datastores: all.Datastores(),
 		Region: "RegionOne", Node: fmt.Sprintf("taskmanager-%d-%d", os.Getpid(), h.runs), Heartbeat: time.Second,
 		Workers: 4, Lease: time.Minute, Clock: clock.Real{}, Logger: logger(t), Observe: observe,
 	})
