@@ -254,6 +254,11 @@ func renderClusterDetail(r *request, v *control.ClusterView) wire.Cluster {
 		if h := v.MemberHealth(in); h != nil {
 			m.Health, m.Slots, m.Keys = h.State, h.Owns, h.Units
 		}
+		if up, lag, known := v.Link(in); known {
+			if m.LinkUp = &up; lag >= 0 {
+				m.Lag = &lag
+			}
+		}
 	}
 	return c
 }

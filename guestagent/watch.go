@@ -273,6 +273,7 @@ func (a *Agent) tellCrash(unit string, s host.UnitState, next string) {
 
 const (
 	lookEvery     = 2 * time.Second        // at a healthy database: what is urgent is told by its units
+	lookEverySoon = 500 * time.Millisecond // while another of its group is not seen: its role may change
 	lookEveryFast = 100 * time.Millisecond // while it is on its way
 	fastLooks     = 300                    // after a change; then it is not on its way any more
 	repeatAfter   = time.Minute            // an unchanged report, for a control plane that has lost or reset the last one
@@ -344,9 +345,15 @@ func (a *Agent) observe(ctx context.Context) {
 			next, again = 0, false
 		case last.Prepared && last.Status.Status != dbaas.GuestHealthy && fast > 0:
 			next, fast = lookEveryFast, fast-1
+		case last.Prepared && missesPeer(last) && fast > 0:
+			next, fast = lookEverySoon, fast-1
 		}
 		timer.Reset(next)
 	}
+}
+
+func missesPeer(r *guest.StatusReport) bool {
+	return slices.ContainsFunc(r.Peers, func(p datastore.PeerView) bool { return !p.Alive })
 }
 
 // silence is since when a database has not answered.

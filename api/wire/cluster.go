@@ -54,6 +54,8 @@ type ClusterMember struct {
 	Health  string    `json:"health,omitempty"` // "ok", "degraded", "fail", "unknown"
 	Slots   string    `json:"slots,omitempty"`  // "0-5460"
 	Keys    int       `json:"slot_count,omitempty"`
+	LinkUp  *bool     `json:"link_up,omitempty"`     // of a replica, to its master
+	Lag     *float64  `json:"lag_seconds,omitempty"` // of a replica that is linked
 }
 
 // ClusterEnvelope is the answer with one cluster.

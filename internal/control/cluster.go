@@ -49,6 +49,26 @@ func (v *ClusterView) Role(in *dbaas.InstanceView) datastore.Role {
 	return ""
 }
 
+// Link is how a replica last said that it stands to its master, and how many seconds it is behind by that one's word: -1 when
+// that is not known. known is false of masters, and of who said nothing.
+func (v *ClusterView) Link(in *dbaas.InstanceView) (up bool, lag float64, known bool) {
+	if len(in.Guests) == 0 || v.Role(in) != datastore.RoleReplica {
+		return false, -1, false
+	}
+	place := ReplicationIn(in.Guests[0].Observed)
+	if place == nil || place.Role != datastore.RoleReplica {
+		return false, -1, false
+	}
+	up, lag = place.LinkUp && in.Guests[0].Status == dbaas.GuestHealthy, -1
+	for i := range v.Members {
+		m := &v.Members[i]
+		if up && len(m.Guests) > 0 && m.Guests[0].Address == place.Master {
+			lag = lagBehind(m.Heartbeats[m.Guests[0].ID])
+		}
+	}
+	return up, lag, true
+}
+
 // ObservedRole is the role that a guest last said it has, "" when it said none.
 func ObservedRole(g *dbaas.Guest) datastore.Role {
 	var observed struct {

@@ -215,8 +215,19 @@ type Protection struct {
 	Lag float64
 }
 
-// MetricLag is the metric by which a replica tells how many seconds it is behind.
-const MetricLag = "replication_lag_seconds"
+// MetricLag is the metric by which a master tells how many seconds ago the last of its replicas told how far it is.
+const MetricLag = "replica_lag_seconds"
+
+// lagBehind is what a guest's last sign of life says of MetricLag, -1 when it says nothing.
+func lagBehind(beat dbaas.Heartbeat) float64 {
+	var metrics map[string]float64
+	if json.Unmarshal([]byte(beat.Metrics), &metrics) == nil {
+		if lag, ok := metrics[MetricLag]; ok {
+			return lag
+		}
+	}
+	return -1
+}
 
 // Protection tells how well a hot standby is protected; nil for other instances. It calls nobody.
 func (s *Service) Protection(v *dbaas.InstanceView) *Protection {
@@ -253,13 +264,8 @@ func (p *Protection) judge(v *dbaas.InstanceView, now dbaas.Instant) {
 	}
 	p.InStep = inStep(p.Standby)
 	beat, heard := v.Heartbeats[p.Standby.ID]
-	if heard {
-		var metrics map[string]float64
-		if json.Unmarshal([]byte(beat.Metrics), &metrics) == nil {
-			if lag, ok := metrics[MetricLag]; ok {
-				p.Lag = lag
-			}
-		}
+	if p.InStep {
+		p.Lag = lagBehind(v.Heartbeats[v.PrimaryGuestID])
 	}
 	switch {
 	case heard && now.Sub(beat.SeenAt) > dbaas.HeartbeatExpiry:

@@ -106,6 +106,7 @@ func TestCluster(t *testing.T) {
 	h.do(202, "POST", "/clusters/"+c.id, object{"shrink": leaving})
 	c.awaitMembers(3, 3)
 	w.requireNoErrors("it shrinks")
+	c.awaitLinks(3)
 
 	var master object
 	for _, m := range c.members() {
@@ -144,6 +145,25 @@ func TestCluster(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(h.dir, "servers", "*")); len(left) > 0 {
 		t.Errorf("directories are left: %v", left)
 	}
+}
+
+// awaitLinks waits until so many replicas show that they are in step, and how far behind they are; and masters nothing of it.
+func (c *cluster) awaitLinks(replicas int) {
+	c.h.t.Helper()
+	eventually(c.h.t, 60*time.Second, func() error {
+		linked := 0
+		for _, m := range c.members() {
+			if _, told := m.at("lag_seconds").(float64); told && m.at("link_up") == true && m.text("role") == "replica" {
+				linked++
+			} else if m.text("role") == "master" && m.at("link_up") != nil {
+				return fmt.Errorf("a master shows a link: %v", m)
+			}
+		}
+		if linked != replicas {
+			return fmt.Errorf("%d of %d replicas show their link and lag: %v", linked, replicas, c.members())
+		}
+		return nil
+	})
 }
 
 // redisAt finds the process of the database of a guest's own address.
