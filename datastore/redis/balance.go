@@ -227,7 +227,7 @@ func (b *balance) distribute() *distribution {
 		total += n
 	}
 	overhead := int64(0)
-	if total == 0 { // then slots are all that there is
+	if total < heavyPart*slotCount { // next to nothing: what is written later goes by slots
 		overhead = heavyPart
 	}
 	d := &distribution{

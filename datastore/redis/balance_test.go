@@ -95,6 +95,29 @@ func TestBalanceOfNothing(t *testing.T) {
 	}
 }
 
+// TestBalanceOfNextToNothing: a few keys do not decide who has how many slots.
+func TestBalanceOfNextToNothing(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		b := skewed(1, 3)
+		clear(b.bytes)
+		for range rapid.IntRange(1, 40).Draw(t, "keys") {
+			b.bytes[rapid.IntRange(0, slotCount-1).Draw(t, "slot")] = 80
+		}
+		b.even = true
+		b.masters = append(b.masters, "new")
+		moves, err := b.moves()
+		if err != nil || len(moves) < slotCount/4-40 || len(moves) > slotCount/4+40 {
+			t.Errorf("%d slots are moved, %v", len(moves), err)
+		}
+		for slot, to := range moves {
+			if to != "new" {
+				t.Fatalf("slot %d goes to %s", slot, to)
+			}
+		}
+	})
+}
+
 // TestBalanceDrains: who leaves gives everything, into memory that is there; where it is not, nothing is begun.
 func TestBalanceDrains(t *testing.T) {
 	t.Parallel()
