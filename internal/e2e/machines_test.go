@@ -24,6 +24,7 @@ import (
 type machines struct {
 	t       *testing.T
 	servers string // where the driver writes a directory for each server
+	project string // whose servers are booted
 	dir     string
 	done    chan struct{}
 	watch   sync.WaitGroup
@@ -39,10 +40,10 @@ type machine struct {
 	agent   *exec.Cmd
 }
 
-// watchMachines follows the driver's directory until the test ends.
-func watchMachines(t *testing.T, servers string) *machines {
+// watchMachines boots the servers of a project, from the driver's directory, until the test ends.
+func watchMachines(t *testing.T, servers, project string) *machines {
 	t.Helper()
-	m := &machines{t: t, servers: servers, dir: t.TempDir(), done: make(chan struct{}), running: map[string]*machine{}}
+	m := &machines{t: t, servers: servers, project: project, dir: t.TempDir(), done: make(chan struct{}), running: map[string]*machine{}}
 	m.watch.Go(func() {
 		tick := time.NewTicker(200 * time.Millisecond)
 		defer tick.Stop()
@@ -105,30 +106,34 @@ func (m *machines) look() {
 	}
 }
 
-// open prepares the machine of a server that has a bootstrap.
+// open prepares the machine of a server of the project; nil for another's.
 func (m *machines) open(id string) (*machine, error) {
-	userData, err := os.ReadFile(filepath.Join(m.servers, id, "user_data"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	bootstrap, err := bootstrapOf(userData)
-	if err != nil {
-		return nil, err
-	}
-	var given struct {
-		GuestID string `json:"guest_id"`
-	}
 	var server struct {
-		Ports []struct {
+		Project string `json:"project_id"`
+		Ports   []struct {
 			FixedIPs []string `json:"fixed_ips"`
 		} `json:"ports"`
 	}
 	text, err := os.ReadFile(filepath.Join(m.servers, id, "server.json"))
-	if err = errors.Join(err, json.Unmarshal(bootstrap, &given), json.Unmarshal(text, &server)); err != nil {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err = errors.Join(err, json.Unmarshal(text, &server)); err != nil || server.Project != m.project {
 		return nil, err
 	}
 	if len(server.Ports) == 0 || len(server.Ports[0].FixedIPs) == 0 {
 		return nil, fmt.Errorf("it has no address: %s", text)
+	}
+	var given struct {
+		GuestID string `json:"guest_id"`
+	}
+	userData, err := os.ReadFile(filepath.Join(m.servers, id, "user_data"))
+	if err != nil {
+		return nil, err
+	}
+	bootstrap, err := bootstrapOf(userData)
+	if err = errors.Join(err, json.Unmarshal(bootstrap, &given)); err != nil {
+		return nil, err
 	}
 	one := &machine{address: server.Ports[0].FixedIPs[0], dir: filepath.Join(m.dir, id), volume: filepath.Join(m.dir, "volume-of-"+given.GuestID)}
 	size := one.volume + ".size"

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,9 +16,14 @@ import (
 
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack"
+	volumequota "github.com/gophercloud/gophercloud/v2/openstack/blockstorage/v3/quotasets"
 	"github.com/gophercloud/gophercloud/v2/openstack/blockstorage/v3/volumes"
+	computequota "github.com/gophercloud/gophercloud/v2/openstack/compute/v2/quotasets"
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servers"
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/projects"
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/roles"
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
+	networkquota "github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/quotas"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/security/groups"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/networks"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/ports"
@@ -32,7 +38,7 @@ import (
 func openDevcloud(t *testing.T) (h *house, admin *house, cloud *devcloud) {
 	t.Helper()
 	cloud = loginDevcloud(t)
-	watchMachines(t, filepath.Join(cloud.dir, "data/nova/servers"))
+	watchMachines(t, filepath.Join(cloud.dir, "data/nova/servers"), cloud.project)
 	broker := testbed.RabbitMQ(t)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "grove.yaml")
@@ -42,9 +48,9 @@ data: %q
 database: {url: %q}
 rpc: {url: %q, management_url: %q}
 api: {auth: keystone, token_cache: 5s, rate_limits: {GET: 0, POST: 0, DELETE: 0}}
-keystone: {auth_url: %q, username: %q, password: %q, project: service}
+keystone: {auth_url: %q, username: %q, password: %q, project: %q}
 cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
-`, dir, testbed.Postgres(t), broker.URL, broker.ManagementURL, cloud.authURL, cloud.service.Username, cloud.service.Password, cloud.network)
+`, dir, testbed.Postgres(t), broker.URL, broker.ManagementURL, cloud.authURL, cloud.service.Username, cloud.service.Password, cloud.service.TenantName, cloud.network)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -78,9 +84,10 @@ func openRole(t *testing.T, dir, role string, args ...string) *house {
 	return h
 }
 
-// devcloud is the real OpenStack of a developer's machine, as its administrator sees it.
+// devcloud is the real OpenStack of a developer's machine, as Grove's service account sees it in a project of this test alone.
 type devcloud struct {
 	dir, authURL, network string
+	project               string
 	service               gophercloud.AuthOptions
 	compute, volume, net  *gophercloud.ServiceClient
 }
@@ -91,9 +98,10 @@ func loginDevcloud(t *testing.T) *devcloud {
 	if d.dir == "" {
 		t.Skip("there is no OpenStack to test against (GROVE_DEVCLOUD)")
 	}
-	d.service, _ = d.options(t, "dev-dbaas")
-	d.authURL = d.service.IdentityEndpoint
-	service, where := d.options(t, "dev-dbaas") // what is Grove's is its project's
+	service, where := d.options(t, "dev-dbaas")
+	d.authURL = service.IdentityEndpoint
+	service.TenantName = d.makeProject(t)
+	d.service = service
 	client, err := openstack.AuthenticatedClient(t.Context(), service)
 	if err != nil {
 		t.Fatal(err)
@@ -114,13 +122,84 @@ func loginDevcloud(t *testing.T) *devcloud {
 		t.Fatalf("the network private: %+v, %v", found, err)
 	}
 	d.network = found[0].ID
-	d.sweep(t)
 	t.Cleanup(func() {
 		if t.Failed() {
 			d.sweep(t)
 		}
 	})
 	return d
+}
+
+// makeProject gives Grove's account a project for this test, with room enough, and returns its name.
+func (d *devcloud) makeProject(t *testing.T) string {
+	t.Helper()
+	ctx := context.Background()
+	admin, where := d.options(t, "dev-admin")
+	client, err := openstack.AuthenticatedClient(ctx, admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, err1 := openstack.NewIdentityV3(client, where)
+	compute, err2 := openstack.NewComputeV2(client, where)
+	volume, err3 := openstack.NewBlockStorageV3(client, where)
+	network, err4 := openstack.NewNetworkV2(client, where)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		t.Fatal(err)
+	}
+	project, err := projects.Create(ctx, identity, projects.CreateOpts{Name: "grove-" + rand.Text(), DomainID: "default"}).Extract()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.project = project.ID
+	t.Cleanup(func() {
+		if err := projects.Delete(ctx, identity, project.ID).ExtractErr(); err != nil {
+			t.Errorf("delete the project of this test: %v", err)
+		}
+	})
+	account := identityOf(t, d, "dev-dbaas")
+	role := roleNamed(t, identity, "admin")
+	many, gigabytes, memory := 500, 20000, 900000
+	_, err1 = computequota.Update(ctx, compute, project.ID, computequota.UpdateOpts{
+		Instances: &many, Cores: &many, RAM: &memory, ServerGroups: &many, ServerGroupMembers: &many,
+	}).Extract()
+	_, err2 = volumequota.Update(ctx, volume, project.ID, volumequota.UpdateOpts{Volumes: &many, Gigabytes: &gigabytes}).Extract()
+	_, err3 = networkquota.Update(ctx, network, project.ID, networkquota.UpdateOpts{
+		Port: &many, SecurityGroup: &many, SecurityGroupRule: &gigabytes, FloatingIP: &many,
+	}).Extract()
+	err4 = roles.Assign(ctx, identity, role, roles.AssignOpts{UserID: account, ProjectID: project.ID}).ExtractErr()
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		t.Fatal(err)
+	}
+	return project.Name
+}
+
+// identityOf gives the id of a user.
+func identityOf(t *testing.T, d *devcloud, name string) string {
+	t.Helper()
+	auth, _ := d.options(t, name)
+	client, err := openstack.AuthenticatedClient(t.Context(), auth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, err := client.GetAuthResult().(tokens.CreateResult).ExtractUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return user.ID
+}
+
+// roleNamed gives the id of a role.
+func roleNamed(t *testing.T, identity *gophercloud.ServiceClient, name string) string {
+	t.Helper()
+	pages, err := roles.List(identity, roles.ListOpts{Name: name}).AllPages(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := roles.ExtractRoles(pages)
+	if err != nil || len(found) != 1 {
+		t.Fatalf("the role %s: %+v, %v", name, found, err)
+	}
+	return found[0].ID
 }
 
 // sweep removes what a test that failed has left.
@@ -242,7 +321,7 @@ func (d *devcloud) peerRules(t *testing.T) (n int) {
 // securityGroups lists Grove's.
 func (d *devcloud) securityGroups(t *testing.T) []groups.SecGroup {
 	t.Helper()
-	pages, err := groups.List(d.net, groups.ListOpts{}).AllPages(context.Background())
+	pages, err := groups.List(d.net, groups.ListOpts{ProjectID: d.project}).AllPages(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +368,7 @@ func (d *devcloud) volumes(t *testing.T) []volumes.Volume {
 // ports lists the ports that carry a tag of Grove's.
 func (d *devcloud) ports(t *testing.T) []ports.Port {
 	t.Helper()
-	pages, err := ports.List(d.net, ports.ListOpts{}).AllPages(context.Background())
+	pages, err := ports.List(d.net, ports.ListOpts{ProjectID: d.project}).AllPages(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
