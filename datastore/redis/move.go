@@ -47,7 +47,7 @@ const (
 	// of so many bytes.
 	slice        = time.Millisecond
 	leastKeys    = 16
-	mostKeys     = 64
+	mostKeys     = 128
 	migrateBytes = 256 << 10
 	// mostKey is the largest key that is moved: for a larger one both servers would be deaf for seconds, and taken for dead.
 	mostKey = 256 << 20
