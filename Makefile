@@ -56,8 +56,8 @@ crash: go ## the whole crash suite: every workflow killed at every point, on bot
 	@GROVE_CRASH=full deploy/dev/test.sh -timeout 6h -run "AtEveryStep|TestClusterHeals|TestTLSCluster" ./taskmanager ./datastore/redis
 
 .PHONY: soak
-soak: go ## a hot standby on a starved machine for an hour (SOAK=1h), and every outage of what it needs
-	@GROVE_SOAK=$${SOAK:-1h} deploy/dev/test.sh -timeout 24h -run "TestBusyMachine|TestOutages" ./internal/e2e
+soak: go ## a hot standby on a starved machine for an hour (SOAK=1h), every outage of what it needs, 200 creates while all dies
+	@GROVE_SOAK=$${SOAK:-1h} deploy/dev/test.sh -timeout 24h -run "TestBusyMachine|TestOutages|CreatesWhileEverythingDies" ./internal/e2e
 
 .PHONY: fuzz
 fuzz: go ## run each fuzz target for a while (FUZZTIME=30s each)

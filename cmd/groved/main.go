@@ -69,6 +69,6 @@ func newCommand() *cobra.Command {
 	flags.StringVar(&o.listen, "listen", "", "address that the API listens on (default 127.0.0.1:8779)")
 	flags.StringVar(&o.data, "data", "", "directory for all that is written (default grove below the user's state directory)")
 	flags.StringVar(&o.logLevel, "log-level", "", "debug, info, warn or error")
-	root.AddCommand(devCommand(o), apiCommand(o), taskmanagerCommand(o), migrateCommand(o), configCommand(o), policyCommand(o), keysCommand(o), certificatesCommand(o), workflowsCommand(), forwardCommand(o))
+	root.AddCommand(devCommand(o), apiCommand(o), taskmanagerCommand(o), cloudCommand(o), migrateCommand(o), configCommand(o), policyCommand(o), keysCommand(o), certificatesCommand(o), workflowsCommand(), forwardCommand(o))
 	return root
 }

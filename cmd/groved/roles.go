@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/cloud/local"
 	"github.com/grove-dbaas/grove/internal/cloud/openstack"
 	"github.com/grove-dbaas/grove/internal/config"
 	"github.com/grove-dbaas/grove/internal/lifecycle"
@@ -66,6 +67,14 @@ func (h *house) openCloud(ctx context.Context) (cloud.Provider, []lifecycle.Part
 		provider, err := h.openStack()
 		return provider, nil, err
 	}
+	if h.config.Cloud.Local.Shared {
+		return local.Dial(h.config.Data), nil, nil
+	}
+	return h.ownLocalCloud(ctx)
+}
+
+// ownLocalCloud runs servers in this process, with what is to be done about it at the end.
+func (h *house) ownLocalCloud(ctx context.Context) (cloud.Provider, []lifecycle.Part, error) {
 	unlock, err := claimDataDir(ctx, h.config.Data)
 	if err != nil {
 		return nil, nil, err

@@ -99,6 +99,7 @@ type LocalCloud struct {
 	AgentBinary   string             `yaml:"agent_binary" doc:"grove-agent program for agents: process; empty is the one beside groved"`
 	Volumes       string             `yaml:"volumes" doc:"loop: loop devices with a filesystem (needs root); directory: directories with their size accounted; auto: loop where possible"`
 	KeepDatabases bool               `yaml:"keep_databases" doc:"leave databases running after a clean exit; they are adopted at the next start"`
+	Shared        bool               `yaml:"shared" doc:"the cloud is one that groved cloud runs on the same machine and data directory, so that several taskmanagers may use it"`
 	Flavors       []dbaas.Flavor     `yaml:"flavors" doc:"sizes of servers"`
 	VolumeTypes   []dbaas.VolumeType `yaml:"volume_types" doc:"kinds of volumes"`
 	Networks      []dbaas.Network    `yaml:"networks" doc:"further loopback networks that an instance's nics may name"`

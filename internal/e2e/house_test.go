@@ -125,10 +125,17 @@ func tail(b []byte, n int) []byte {
 // start runs groved and waits for its line.
 func (h *house) start() {
 	h.t.Helper()
-	var err error
-	if h.log, err = os.OpenFile(filepath.Join(filepath.Dir(h.dir), "groved"+h.role+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+	if err := h.tryStart(); err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+// tryStart is start, for what may end at once because something that it needs is away.
+func (h *house) tryStart() (err error) {
+	if h.log, err = os.OpenFile(filepath.Join(filepath.Dir(h.dir), "groved"+h.role+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+		return err
+	}
+	defer h.log.Close() // it is opened by its name to be read
 	args := []string{"dev", "--listen", "127.0.0.1:0", "--data", h.dir}
 	if h.role != "" {
 		args = []string{h.role}
@@ -137,10 +144,10 @@ func (h *house) start() {
 	h.cmd.Stderr = h.log
 	stdout, err := h.cmd.StdoutPipe()
 	if err != nil {
-		h.t.Fatal(err)
+		return err
 	}
 	if err := h.cmd.Start(); err != nil {
-		h.t.Fatal(err)
+		return err
 	}
 	h.exited = make(chan struct{})
 	line := make(chan string, 1)
@@ -157,14 +164,15 @@ func (h *house) start() {
 	case l := <-line:
 		address, ok := strings.CutPrefix(l, "grove ready ")
 		if !ok && l != "grove "+h.role+" ready" {
-			h.t.Fatalf("groved said %q", l)
+			return fmt.Errorf("groved said %q", l)
 		}
 		h.base = address
+		return nil
 	case <-h.exited:
 		text, _ := os.ReadFile(h.log.Name())
-		h.t.Fatalf("groved ended before it was ready:\n%s", tail(text, 4000))
+		return fmt.Errorf("groved ended before it was ready:\n%s", tail(text, 4000))
 	case <-time.After(60 * time.Second):
-		h.t.Fatal("groved was not ready within 60 s")
+		return errors.New("groved was not ready within 60 s")
 	}
 }
 

@@ -86,35 +86,99 @@ func onServer(server *url.URL, statement string) error {
 // over it: it ends the server and removes the directory when its standard input does, that is when the test binary
 // ends, in whatever way. Nothing needs to be called at the end.
 func startPostgres() (*postgresCluster, error) {
-	bin, err := postgresBin()
+	dir, as, u, command, err := initPostgres()
 	if err != nil {
 		return nil, err
 	}
-	dir, as, err := postgresDir()
+	leash, err := watched(dir, as, command...)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return &postgresCluster{url: u, leash: leash}, awaitPostgres(u, filepath.Join(dir, "log"))
+}
+
+// initPostgres makes a cluster in a temporary directory, and says how to serve it and where it is then.
+func initPostgres() (dir string, as *syscall.SysProcAttr, u *url.URL, command []string, err error) {
+	bin, err := postgresBin()
+	if err != nil {
+		return "", nil, nil, nil, err
 	}
 	port, err := freePort()
 	if err != nil {
-		return nil, err
+		return "", nil, nil, nil, err
+	}
+	if dir, as, err = postgresDir(); err != nil {
+		return "", nil, nil, nil, err
 	}
 	data := filepath.Join(dir, "data")
 	initdb := exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
 		"--locale=C.UTF-8", "--no-sync", "--no-instructions")
 	initdb.SysProcAttr, initdb.Dir = as, dir
 	if out, err := initdb.CombinedOutput(); err != nil {
-		return nil, errors.Join(fmt.Errorf("initdb: %w: %s", err, out), os.RemoveAll(dir))
+		return "", nil, nil, nil, errors.Join(fmt.Errorf("initdb: %w: %s", err, out), os.RemoveAll(dir))
 	}
-	leash, err := watched(dir, as, filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-h", "127.0.0.1",
-		"-p", strconv.Itoa(port), "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200",
-		"-c", "shared_buffers=128MB", "-c", "max_wal_size=2GB")
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	u := &url.URL{Scheme: "postgres", User: url.User("postgres"), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+	u = &url.URL{Scheme: "postgres", User: url.User("postgres"), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
 		Path: "/postgres", RawQuery: "sslmode=disable"}
-	return &postgresCluster{url: u, leash: leash}, awaitPostgres(u, filepath.Join(dir, "log"))
+	return dir, as, u, []string{filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-h", "127.0.0.1",
+		"-p", strconv.Itoa(port), "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200",
+		"-c", "shared_buffers=128MB", "-c", "max_wal_size=2GB"}, nil
 }
+
+// Database is a PostgreSQL server of one test alone, which may end it.
+type Database struct {
+	URL string
+
+	dir     string
+	as      *syscall.SysProcAttr
+	command []string
+	node    *process
+}
+
+// PrivatePostgres starts a server that goes with the test. It skips the test where there is no PostgreSQL.
+func PrivatePostgres(t testing.TB) *Database {
+	t.Helper()
+	dir, as, u, command, err := initPostgres()
+	if errors.Is(err, errNoPostgres) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatalf("make a private PostgreSQL: %v", err)
+	}
+	watch, err := removeAfterwards(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &Database{URL: u.String(), dir: dir, as: as, command: command}
+	d.Start(t)
+	t.Cleanup(func() {
+		d.Kill()
+		_ = watch.Close()
+		_ = os.RemoveAll(dir)
+	})
+	return d
+}
+
+// Start starts a server that was killed, and returns when it answers.
+func (d *Database) Start(t testing.TB) {
+	t.Helper()
+	cmd := exec.Command(d.command[0], d.command[1:]...)
+	attr := *d.as
+	cmd.SysProcAttr, cmd.Dir = &attr, d.dir
+	var err error
+	if d.node, err = startProcess(cmd); err != nil {
+		t.Fatalf("start PostgreSQL: %v", err)
+	}
+	u, err := url.Parse(d.URL)
+	if err == nil {
+		err = awaitPostgres(u, filepath.Join(d.dir, "log"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Kill ends the server at once, as `pg_ctl stop -m immediate` does: connections are cut, and the next start recovers.
+func (d *Database) Kill() { d.node.stop(syscall.SIGQUIT, time.Minute) }
 
 // watched starts a server under a shell that stops it when the leash is closed, at the latest by the end of this process.
 func watched(dir string, as *syscall.SysProcAttr, command ...string) (leash *os.File, err error) {

@@ -1,10 +1,14 @@
 package local
 
 import (
+	"context"
+	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/cloud/cloudtest"
+	"github.com/grove-dbaas/grove/internal/testbed"
 )
 
 func TestConformance(t *testing.T) {
@@ -16,6 +20,25 @@ func TestConformance(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A cloud that another process shares behaves as one of its own.
+func TestConformanceOfSharedCloud(t *testing.T) {
+	cloudtest.Run(t, func(t *testing.T) cloudtest.Fixture {
+		c := openCloud(t, Config{Volumes: VolumesDirectory})
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() { ended <- Serve(ctx, c.cfg.Dir, c, slog.New(slog.DiscardHandler)) }()
+		t.Cleanup(func() {
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
+		far := Dial(c.cfg.Dir)
+		testbed.Eventually(t, 10*time.Second, func() error { _, err := far.Catalog(t.Context()); return err })
+		return cloudtest.Fixture{Cloud: far, TCPPorts: []int{testPort}, Surplus: surplus(c)}
+	})
 }
 
 func TestConformanceAsOrdinaryUser(t *testing.T) {
