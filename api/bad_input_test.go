@@ -122,6 +122,7 @@ func (s *street) validBodies() map[string][]string {
 			`{"configuration_attach": {"configuration_id": "` + s.own.configuration + `"}}`, `{"reset-status": {"force_delete": true}}`},
 		"POST /clusters/{id}/root":                 {`{"password": "wonderland1"}`},
 		"POST /mgmt/instances/{id}/action":         {`{"stop": {}}`, `{"rebuild": {}}`, `{"reset-task-status": {}}`},
+		"POST /mgmt/instances/{id}/upgrade":        {`{"upgrade": {"location": "https://mirror/grove-agent", "metadata": {"sha256": "` + strings.Repeat("ab", 32) + `"}}}`},
 		"POST /mgmt/clusters/{id}/action":          {`{"reset-task": {}}`},
 		"PUT /mgmt/quotas/{id}":                    {`{"quotas": {"instances": 5}}`},
 		"POST /mgmt/datastore-versions":            {`{"version": {"name": "valkey-8.0", "version": "8.0.99", "datastore_name": "redis", "datastore_manager": "redis", "image": "i", "image_tags": ["grove"], "packages": ["p"], "active": true, "default": false}}`},

@@ -17,6 +17,7 @@ func (s *Server) mgmtRoutes() []route {
 		{http.MethodGet, "/mgmt/instances/{id}", plain("mgmt:instances", s.mgmtInstance)},
 		{http.MethodGet, "/mgmt/instances/{id}/root", plain("mgmt:instances", s.mgmtRootHistory)},
 		{http.MethodPost, "/mgmt/instances/{id}/action", withBody(s, "mgmt:instances", s.mgmtActOnInstance)},
+		{http.MethodPost, "/mgmt/instances/{id}/upgrade", withBody(s, "mgmt:instances", s.mgmtUpgradeAgent)},
 		{http.MethodGet, "/mgmt/clusters", plain("mgmt:clusters", s.mgmtClusters)},
 		{http.MethodGet, "/mgmt/clusters/{id}", plain("mgmt:clusters", s.mgmtCluster)},
 		{http.MethodPost, "/mgmt/clusters/{id}/action", withBody(s, "mgmt:clusters", s.mgmtActOnCluster)},
@@ -101,6 +102,14 @@ func (s *Server) renderMgmtInstance(r *request, v *dbaas.InstanceView) wire.Mgmt
 	if len(v.Guests) == 0 {
 		return i
 	}
+	for n := range v.Guests {
+		g := &v.Guests[n]
+		agent := wire.MgmtAgent{GuestID: g.ID, Version: g.AgentVersion, Primary: n == 0}
+		if beat, known := v.Heartbeats[g.ID]; known {
+			agent.SeenAt = at(beat.SeenAt)
+		}
+		i.Agents = append(i.Agents, agent)
+	}
 	g := &v.Guests[0]
 	status := g.Status.OperatingStatus()
 	i.ServiceStatus = &status
@@ -167,6 +176,20 @@ func (s *Server) mgmtActOnInstance(r *request, body *wire.MgmtInstanceAction) (*
 	default:
 		return nil, notBuilt("Migrating a server")
 	}
+}
+
+// mgmtUpgradeAgent replaces the guest agents of an instance.
+func (s *Server) mgmtUpgradeAgent(r *request, body *wire.UpgradeAgentEnvelope) (*answer, error) {
+	u := body.Upgrade
+	if u == nil {
+		return nil, badRequest("Say in upgrade.location where the new agent is, and in upgrade.metadata.sha256 which one it is.")
+	}
+	if _, err := s.Control.Instance(r.Context(), r.caller, r.param("id")); err != nil {
+		return nil, err
+	}
+	return s.act(r, "mgmt:instances", func() (string, error) {
+		return s.Control.UpgradeAgent(r.Context(), r.caller, r.param("id"), control.AgentState{Location: u.Location, SHA256: u.Metadata.SHA256})
+	})
 }
 
 func (s *Server) mgmtClusters(r *request) (*answer, error) {

@@ -42,6 +42,34 @@ func TestManagementOfInstances(t *testing.T) {
 	}
 }
 
+// The administrator names another program for the agents of an instance; a member of a cluster has them too.
+func TestUpgradeOfAgents(t *testing.T) {
+	h := newHouse(t)
+	admin, id := h.as("admin"), h.newInstance("mine")
+	path, sum := "/mgmt/instances/"+id+"/upgrade", strings.Repeat("ab", 32)
+	body := func(location, sum string) string {
+		return `{"upgrade": {"location": "` + location + `", "metadata": {"sha256": "` + sum + `"}}}`
+	}
+	before := h.digest()
+	h.post(path, body("https://mirror/agent", sum)).fault(403, "administrator")
+	admin.post(path, `{}`).fault(400, "upgrade.location")
+	for _, location := range []string{"", "mirror/agent", "file:///agent", "https://user:word@mirror/agent", "https://"} {
+		admin.post(path, body(location, sum)).fault(400, "location")
+	}
+	admin.post(path, body("https://mirror/agent", "abc")).fault(400, "sha256")
+	admin.post("/mgmt/instances/"+randomID+"/upgrade", body("https://mirror/agent", sum)).fault(404, randomID)
+	if h.digest() != before {
+		t.Error("something that was refused was written")
+	}
+	admin.get("/mgmt/instances/"+id).want(200).has("instance.agents.0.primary", true)
+	admin.post(path, body("https://mirror/agent", strings.ToUpper(sum))).want(202)
+	h.get("/instances/"+id).has("instance.status", "ACTIVE", "instance.operation.kind", "upgrade_agent")
+	admin.post(path, body("https://mirror/agent", sum)).fault(422, "upgrade_agent")
+	h.settle()
+	member := h.cluster(3, 0).text("cluster.instances.0.id")
+	admin.post("/mgmt/instances/"+member+"/upgrade", body("http://mirror/agent", sum)).want(202)
+}
+
 func TestManagementActions(t *testing.T) {
 	h := newHouse(t)
 	admin, id := h.as("admin"), h.newInstance("mine")

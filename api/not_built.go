@@ -31,8 +31,7 @@ func (s *Server) notBuiltRoutes() []route {
 			"GET /instances/{id}/databases", "POST /instances/{id}/databases", "GET /instances/{id}/databases/{name}",
 			"DELETE /instances/{id}/databases/{name}"}},
 		{"The resource mgmt/instances", "mgmt:instances", []string{
-			"GET /mgmt/instances/{id}/diagnostics", "GET /mgmt/instances/{id}/hwinfo", "GET /mgmt/instances/{id}/rpc_ping",
-			"POST /mgmt/instances/{id}/upgrade"}},
+			"GET /mgmt/instances/{id}/diagnostics", "GET /mgmt/instances/{id}/hwinfo", "GET /mgmt/instances/{id}/rpc_ping"}},
 		{"The resource mgmt/datastores/versions/parameters", "mgmt:configuration_parameters", []string{
 			"GET /mgmt/datastores/versions/{version}/parameters", "POST /mgmt/datastores/versions/{version}/parameters",
 			"GET /mgmt/datastores/versions/{version}/parameters/{name}", "PUT /mgmt/datastores/versions/{version}/parameters/{name}",

@@ -27,13 +27,14 @@ import (
 	"github.com/grove-dbaas/grove/internal/secret"
 )
 
-// Config is what an Agent works with. All fields but the last three are needed.
+// Config is what an Agent works with. All fields but the last four are needed.
 type Config struct {
 	Bootstrap guest.Bootstrap
 	Host      *host.Host
 	Datastore datastore.Datastore
 	Transport rpc.Transport
-	Version   string // of the agent
+	Version   string    // of the agent
+	Programs  *Programs // nil: it cannot be replaced by itself
 	Clock     clock.Clock
 	Logger    *slog.Logger
 }
@@ -52,7 +53,8 @@ type Agent struct {
 	deed     turn // one command or repair at a time
 	doing    doing
 
-	quarantine quarantine // guarded by deed
+	replaced   chan struct{} // closed when another program is to take over
+	quarantine quarantine    // guarded by deed
 	patience   time.Duration
 }
 
@@ -66,7 +68,7 @@ func New(c Config) (*Agent, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Agent{Config: c, driver: c.Datastore.Guest(c.Host), watch: newWatch(), peers: newPeers(c.Clock), deed: newTurn(), patience: defaultPatience}
+	a := &Agent{Config: c, driver: c.Datastore.Guest(c.Host), watch: newWatch(), peers: newPeers(c.Clock), deed: newTurn(), patience: defaultPatience, replaced: make(chan struct{})}
 	var err error
 	if a.key, err = openKey(c.Host.Dir); err != nil {
 		return nil, err
@@ -88,13 +90,22 @@ func New(c Config) (*Agent, error) {
 	return a, nil
 }
 
-// Run brings the database back into its journalled state and works until ctx ends. The database goes on running.
+// Run brings the database back into its journalled state and works until ctx ends, or another program is to take over
+// (ErrReplaced). The database goes on running.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.jobs.close()
 	a.resume(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		return guest.Serve(ctx, a.Transport, a.Bootstrap.Queue, a.Bootstrap.RPCKey, a)
+	})
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.replaced:
+			return ErrReplaced
+		}
 	})
 	g.Go(func() error { a.supervise(ctx); return nil })
 	g.Go(func() error { a.observe(ctx); return nil })

@@ -464,6 +464,9 @@ func (a *Agent) report(ctx context.Context) {
 			continue
 		}
 		a.watch.sent(r)
+		if err := a.Programs.confirm(); err != nil {
+			a.Logger.ErrorContext(ctx, "trial not confirmed", "error", err)
+		}
 	}
 }
 

@@ -34,6 +34,7 @@ type Config struct {
 	GuestRPCURL func(guestID, password string) string
 	Heartbeat   time.Duration // between two signs of life of a guest
 	Retention   store.Retention
+	AgentTrial  time.Duration // how long a new agent may take to reach the broker before the one before is put back
 	Workers     int
 	Lease       time.Duration // of an operation; a crash delays its operations by this at most
 	Clock       clock.Clock
@@ -113,6 +114,7 @@ func (m *Manager) Workflows() []engine.Workflow {
 		m.changeAvailability(),
 		m.failover(),
 		m.repairStandby(),
+		m.upgradeAgent(),
 	}
 }
 

@@ -108,6 +108,7 @@ func trials() map[string]trial {
 		"resize_pair":         resizePairTrial(),
 		"rebuild_pair":        rebuildPairTrial(),
 		"upgrade_pair":        upgradePairTrial(),
+		"upgrade_agent":       upgradeAgentTrial(),
 	}
 }
 

@@ -10,11 +10,34 @@ type MgmtInstance struct {
 	TaskDescription string      `json:"task_description"`
 	ServiceStatus   *string     `json:"service_status"` // of its database; null before it was heard of
 	Server          *MgmtServer `json:"server"`         // of the primary guest; null when there is none
+	// Agents are those of its guests, the primary's first.
+	Agents []MgmtAgent `json:"agents,omitempty"`
 	// The following are in the answer to show alone.
 	MgmtVolume    *MgmtVolume  `json:"volume"`
 	GuestStatus   *GuestStatus `json:"guest_status,omitempty"`
 	RootEnabled   *Time        `json:"root_enabled,omitempty"`
 	RootEnabledBy string       `json:"root_enabled_by,omitempty"`
+}
+
+// MgmtAgent is the agent of a guest.
+type MgmtAgent struct {
+	GuestID string `json:"guest_id"`
+	Version string `json:"version"` // "" before it was heard of
+	Primary bool   `json:"primary"`
+	SeenAt  Time   `json:"seen_at"` // its last sign of life; null before the first
+}
+
+// UpgradeAgentEnvelope is the wish for other guest agents.
+type UpgradeAgentEnvelope struct {
+	Upgrade *UpgradeAgent `json:"upgrade,omitempty"`
+}
+
+// UpgradeAgent names the program that agents are to become.
+type UpgradeAgent struct {
+	Location string `json:"location"`
+	Metadata struct {
+		SHA256 string `json:"sha256"`
+	} `json:"metadata"`
 }
 
 // MgmtServer is the server of an instance's primary guest.

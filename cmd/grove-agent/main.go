@@ -58,6 +58,13 @@ func run(ctx context.Context, configFile string) error {
 	if err != nil {
 		return err
 	}
+	programs, err := guestagent.OpenPrograms(spec.Dir)
+	if err != nil {
+		return err
+	}
+	if err := programs.Launch(ctx, logger); err != nil {
+		return err
+	}
 	machine, err := spec.Open(logger)
 	if err != nil {
 		return err
@@ -71,12 +78,17 @@ func run(ctx context.Context, configFile string) error {
 		return err
 	}
 	agent, err := guestagent.New(guestagent.Config{
-		Bootstrap: b.Bootstrap, Host: machine, Datastore: d, Transport: transport, Version: version, Logger: logger,
+		Bootstrap: b.Bootstrap, Host: machine, Datastore: d, Transport: transport, Version: version, Programs: programs, Logger: logger,
 	})
 	if err != nil {
 		return errors.Join(err, transport.Close())
 	}
-	return errors.Join(agent.Run(ctx), agent.Close())
+	err = errors.Join(agent.Run(ctx), agent.Close())
+	if errors.Is(err, guestagent.ErrReplaced) {
+		logger.Info("another program takes the agent's place")
+		return programs.Relaunch()
+	}
+	return err
 }
 
 // bootstrap is what the file says: what the control plane gave, and, where no environment variable names another file

@@ -74,7 +74,8 @@ type Taskmanager struct {
 
 // Guests is what every guest agent is told.
 type Guests struct {
-	Heartbeat time.Duration `yaml:"heartbeat" doc:"time between two signs of life"`
+	Heartbeat  time.Duration `yaml:"heartbeat" doc:"time between two signs of life"`
+	AgentTrial time.Duration `yaml:"agent_trial" doc:"how long a new agent may take to reach RabbitMQ before the one that it replaced is put back"`
 }
 
 // Cloud is what provides servers, volumes and networks.
@@ -136,7 +137,7 @@ func Defaults() Config {
 		Keystone:    Keystone{UserDomain: "Default", Timeout: time.Minute},
 		API:         API{Auth: "none", TokenCache: time.Minute, MaxBody: 1 << 20, PageSize: 20, ShutdownWait: 10 * time.Second},
 		Taskmanager: Taskmanager{Workers: 16, Lease: 15 * time.Second},
-		Guests:      Guests{Heartbeat: 10 * time.Second},
+		Guests:      Guests{Heartbeat: 10 * time.Second, AgentTrial: time.Minute},
 		Cloud: Cloud{Provider: "local", Local: LocalCloud{
 			Network: "127.77.0.0/16", NetworkMode: "loopback", Agents: "embedded", Volumes: "auto",
 			Flavors: []dbaas.Flavor{

@@ -153,6 +153,9 @@ func (c *Config) validateLimits(say sayFunc) {
 	if c.Guests.Heartbeat <= 0 {
 		say("guests.heartbeat", "must be positive")
 	}
+	if c.Guests.AgentTrial < time.Second {
+		say("guests.agent_trial", "must be at least 1s")
+	}
 	for resource, n := range c.Quotas {
 		if n < -1 || !slices.Contains(dbaas.QuotaResources(), resource) {
 			say("quotas", "%s: %d is not a resource with a limit", resource, n)

@@ -126,6 +126,8 @@ func effects(kind string, w Workflow) []string {
 		said = append(said, "Writes wait for less than a second, and none is lost; clients write to the new source's address from then on.")
 	case "eject_source":
 		said = append(said, "What the old source had not passed on yet is lost to the set; it keeps its own data, detached.")
+	case "upgrade_agent":
+		said = append(said, "Users notice nothing.")
 	case "set_password":
 		said = append(said, "New connections need the new password.")
 	}

@@ -99,6 +99,12 @@ func (r *remote) Upgrade(ctx context.Context, req ConfigureRequest) error {
 	return r.call(ctx, MethodUpgrade, req.GroupEpoch, req, nil)
 }
 
+// UpgradeAgent implements [API].
+func (r *remote) UpgradeAgent(ctx context.Context, req AgentRequest) (*AgentUpgrade, error) {
+	upgrade := new(AgentUpgrade)
+	return upgrade, r.call(ctx, MethodAgent, req.GroupEpoch, req, upgrade)
+}
+
 func (r *remote) call(ctx context.Context, method string, epoch int64, args, result any) error {
 	key, err := r.client.keys(ctx, r.guestID)
 	if err != nil {

@@ -71,6 +71,9 @@ func (a *agent) Stop(ctx context.Context, r StopRequest) error {
 }
 func (a *agent) BeginAction(_ context.Context, r ActionRequest) error { return a.note(r) }
 func (a *agent) Upgrade(_ context.Context, r ConfigureRequest) error  { return a.note(r) }
+func (a *agent) UpgradeAgent(_ context.Context, r AgentRequest) (*AgentUpgrade, error) {
+	return &AgentUpgrade{Progress: "fetching"}, a.note(r)
+}
 func (a *agent) Configure(_ context.Context, r ConfigureRequest) (*datastore.Applied, error) {
 	return &datastore.Applied{RestartRequired: []string{"databases"}}, a.note(r)
 }
@@ -148,6 +151,7 @@ func TestEveryMethodCrosses(t *testing.T) {
 	configure := ConfigureRequest{Fence: fence, Desired: desired}
 	stop := StopRequest{Fence: fence, Now: true}
 	action := ActionRequest{Fence: fence, Name: "promote", Args: json.RawMessage(`{"a":"<b>"}`)}
+	agent := AgentRequest{Fence: fence, Location: "https://mirror/agent", SHA256: "ab", Patience: time.Minute}
 	g, ctx := h.guest(), h.within(soon)
 
 	for name, part := range map[string]struct {
@@ -160,6 +164,7 @@ func TestEveryMethodCrosses(t *testing.T) {
 		"stop":      {func() (any, error) { return nil, g.Stop(ctx, stop) }, stop, nil},
 		"begin":     {func() (any, error) { return nil, g.BeginAction(ctx, action) }, action, nil},
 		"upgrade":   {func() (any, error) { return nil, g.Upgrade(ctx, configure) }, configure, nil},
+		"agent":     {func() (any, error) { return g.UpgradeAgent(ctx, agent) }, agent, &AgentUpgrade{Progress: "fetching"}},
 		"configure": {func() (any, error) { return g.Configure(ctx, configure) }, configure, &datastore.Applied{RestartRequired: []string{"databases"}}},
 		"status":    {func() (any, error) { return g.Status(ctx) }, "status", &StatusReport{GuestID: "g1", AgentVersion: "1"}},
 		"job":       {func() (any, error) { return g.Job(ctx, "j1") }, "job j1", &JobStatus{ID: "j1", JobState: datastore.JobState{State: "running"}}},
@@ -186,8 +191,8 @@ func TestEveryMethodCrosses(t *testing.T) {
 		}
 		h.agent.fail(nil)
 	}
-	if n := reflect.TypeFor[API]().NumMethod(); n != 9 {
-		t.Errorf("the API has %d methods, this test knows 9", n)
+	if n := reflect.TypeFor[API]().NumMethod(); n != 10 {
+		t.Errorf("the API has %d methods, this test knows 10", n)
 	}
 }
 

@@ -35,6 +35,9 @@ type API interface {
 	BeginAction(ctx context.Context, r ActionRequest) error
 	// Upgrade makes the database of the desired version, its data kept (datastore.Upgrader).
 	Upgrade(ctx context.Context, r ConfigureRequest) error
+	// UpgradeAgent replaces the agent's own program, while its database runs on. It begins that, or tells how it stands: a
+	// program that did not reach the broker in time was rolled back, and is refused (dbaas.Unprocessable) to the same command.
+	UpgradeAgent(ctx context.Context, r AgentRequest) (*AgentUpgrade, error)
 }
 
 // The RPC methods, as they stand in an envelope.
@@ -48,6 +51,7 @@ const (
 	MethodAction    = "action"
 	MethodBegin     = "begin"
 	MethodUpgrade   = "upgrade"
+	MethodAgent     = "upgrade_agent"
 	// MethodReport and MethodHeartbeat go the other way, on rpc.TopicReports and rpc.TopicHeartbeats.
 	MethodReport    = "report"
 	MethodHeartbeat = "heartbeat"
@@ -92,6 +96,22 @@ type ActionRequest struct {
 	Fence
 	Name string          `json:"name"`
 	Args json.RawMessage `json:"args,omitempty"`
+}
+
+// AgentRequest names the program that is to take the agent's place. The checksum, which the guest's key vouches for, decides
+// which one that is; where it comes from need not be trusted.
+type AgentRequest struct {
+	Fence
+	Location string `json:"location"` // http(s) URL
+	SHA256   string `json:"sha256"`   // of the program, in hex
+	// Patience is how long the new program may take to reach the broker before the one that ran before is put back.
+	Patience time.Duration `json:"patience"`
+}
+
+// AgentUpgrade tells how the replacement of an agent stands.
+type AgentUpgrade struct {
+	Done     bool   `json:"done"` // the program runs, and is there to stay
+	Progress string `json:"progress,omitempty"`
 }
 
 // StatusReport is what an agent says of itself and its database: in answer to Status, on every change, and at first

@@ -35,6 +35,9 @@ func (c *commands) Stop(_ context.Context, r guest.StopRequest) error       { re
 func (c *commands) BeginAction(_ context.Context, r guest.ActionRequest) error {
 	return c.note(r.Fence)
 }
+func (c *commands) UpgradeAgent(_ context.Context, r guest.AgentRequest) (*guest.AgentUpgrade, error) {
+	return nil, c.note(r.Fence)
+}
 func (c *commands) Upgrade(_ context.Context, r guest.ConfigureRequest) error { return c.note(r.Fence) }
 func (c *commands) Configure(_ context.Context, r guest.ConfigureRequest) (*datastore.Applied, error) {
 	return nil, c.note(r.Fence)

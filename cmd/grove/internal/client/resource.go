@@ -190,6 +190,17 @@ func (c *Client) SetQuotas(ctx context.Context, project string, limits map[strin
 	return body.Quotas, err
 }
 
+// MgmtInstances lists the instances of all projects that live, members of clusters too: the administrator's.
+func (c *Client) MgmtInstances(ctx context.Context) ([]wire.MgmtInstance, error) {
+	query := url.Values{"include_clustered": {"true"}, "deleted": {"false"}}
+	return list[wire.MgmtInstance](ctx, c, request{path: []string{"mgmt", "instances"}, query: query}, "instances", Page{})
+}
+
+// UpgradeAgents replaces the guest agents of an instance: the administrator's.
+func (c *Client) UpgradeAgents(ctx context.Context, id string, u wire.UpgradeAgent) (*Reply, error) {
+	return c.call(ctx, request{method: http.MethodPost, path: []string{"mgmt", "instances", id, "upgrade"}, in: wire.UpgradeAgentEnvelope{Upgrade: &u}})
+}
+
 // MgmtVersions lists the versions of all datastores: the administrator's.
 func (c *Client) MgmtVersions(ctx context.Context) ([]wire.MgmtVersion, error) {
 	return list[wire.MgmtVersion](ctx, c, request{path: []string{"mgmt", "datastore-versions"}}, "versions", Page{})
