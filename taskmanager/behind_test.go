@@ -14,6 +14,7 @@ import (
 // TestPasswordWithoutADeadReplica: a replica that is down keeps nobody from a new password and new users; it gets them
 // when it is back, without being asked for.
 func TestPasswordWithoutADeadReplica(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	ctx, source := t.Context(), h.view(t, h.createReplicated(t))
 	replica := h.view(t, h.replicaBeside(t, source.ID))

@@ -148,6 +148,7 @@ func (h *house) requirePlannedGrowth(t *testing.T, v *control.ClusterView) {
 
 // TestClusterLife is a cluster from its first day to its last, while a client writes.
 func TestClusterLife(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	defer h.run(t, nil)()
 	ctx := t.Context()
@@ -204,6 +205,7 @@ func TestClusterLife(t *testing.T) {
 // TestLostMembersComeBack: a killed master is replaced by its replica, which the API shows; a server that is gone is made
 // anew; nobody has to ask.
 func TestLostMembersComeBack(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	defer h.run(t, nil)()
 	ctx := t.Context()

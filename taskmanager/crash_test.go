@@ -63,6 +63,9 @@ func crashPoints(t *testing.T, keep func(n int, tr trial, p crashPoint) bool) []
 			t.Errorf("workflow %s has no trial: add one that begins it (trial_test.go)", w.Kind)
 			continue
 		}
+		if _, ok := forms()[tr.form]; !ok {
+			t.Errorf("nothing makes instances of the form %q: add it to forms (trial_test.go)", tr.form)
+		}
 		for i, s := range w.Steps {
 			for _, at := range []engine.Point{engine.BeforeStep, engine.AfterEffect, engine.AfterSave} {
 				p := crashPoint{Kind: w.Kind, Step: s.Name, Point: at}
@@ -120,11 +123,7 @@ func (h *house) ready(t *testing.T, tr trial, at standing) standing {
 		at.id = ""
 	}
 	if at.id == "" && !tr.creates {
-		form, ok := forms()[tr.form]
-		if !ok {
-			t.Fatalf("nothing makes instances of the form %q: add it to forms (trial_test.go)", tr.form)
-		}
-		at.id = form(h, t)
+		at.id = forms()[tr.form](h, t)
 	}
 	return standing{form: tr.form, id: at.id}
 }
@@ -196,14 +195,18 @@ func sorted(t *testing.T, workflows []engine.Workflow) []engine.Workflow {
 // Afterwards the operation has succeeded, the cloud holds exactly what the rows say, the quota is right, and the
 // effects are those of an undisturbed run (R1, R8, R10).
 func TestAbandonedAtEveryStep(t *testing.T) {
+	t.Parallel()
 	for name, url := range databases(t) {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		points := crashPoints(t, func(n int, tr trial, p crashPoint) bool {
+			return name == "sqlite" && p.Point == engine.AfterEffect
+		})
+		points = append(points, childPoints(points)...)
+		eachForm(t, name, func(t *testing.T, form string) {
+			points := ofForm(points, form)
+			if len(points) == 0 {
+				t.Skip("no point of it is tried here")
+			}
 			h := openHouse(t, url(t), t.TempDir())
-			points := crashPoints(t, func(n int, tr trial, p crashPoint) bool {
-				return name == "sqlite" && p.Point == engine.AfterEffect
-			})
-			points = append(points, childPoints(points)...)
 			clean := cleanEffects(t, h, points)
 			var at standing
 			for _, p := range points {
@@ -214,6 +217,22 @@ func TestAbandonedAtEveryStep(t *testing.T) {
 			}
 		})
 	}
+}
+
+// eachForm runs a test for the databases of each form side by side, for their trials share nothing.
+func eachForm(t *testing.T, name string, run func(t *testing.T, form string)) {
+	t.Helper()
+	for form := range forms() {
+		t.Run(name+"/"+cmp.Or(form, "single"), func(t *testing.T) {
+			t.Parallel()
+			run(t, form)
+		})
+	}
+}
+
+// ofForm keeps the points of trials with databases of a form.
+func ofForm(points []crashPoint, form string) []crashPoint {
+	return slices.DeleteFunc(slices.Clone(points), func(p crashPoint) bool { return trials()[p.Kind].form != form })
 }
 
 // cleanEffects runs every workflow that has a point undisturbed and notes its effects. It leaves no instance.
@@ -295,14 +314,20 @@ func TestKilledAtEveryStep(t *testing.T) {
 		return
 	}
 	t.Parallel()
-	dir := t.TempDir()
-	var at standing
-	for _, p := range crashPoints(t, func(n int, _ trial, _ crashPoint) bool { return n%killSample == 0 }) {
-		at = killAt(t, dir, p, at)
-		if t.Failed() {
-			t.Fatalf("at %s", p)
+	points := crashPoints(t, func(n int, _ trial, _ crashPoint) bool { return n%killSample == 0 })
+	eachForm(t, "sqlite", func(t *testing.T, form string) {
+		dir := t.TempDir()
+		var at standing
+		for _, p := range ofForm(points, form) {
+			at = killAt(t, dir, p, at)
+			if t.Failed() {
+				t.Fatalf("at %s", p)
+			}
 		}
-	}
+		h := openHouse(t, "", dir)
+		h.clear(t)
+		h.close(t, false)
+	})
 }
 
 // killAt lets a child begin the trial and die at p, and finishes its work in this process.

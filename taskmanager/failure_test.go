@@ -19,14 +19,14 @@ import (
 // the taskmanager once in the middle of the cleanup. Afterwards the instance is as design rule 6 says: ACTIVE with the
 // fault, the old values and a database that serves; ERROR only where there was none, and delete cleans that up (R11).
 func TestFailedAtEveryStep(t *testing.T) {
+	t.Parallel()
 	for name, url := range databases(t) {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		eachForm(t, name, func(t *testing.T, form string) {
 			h := openHouse(t, url(t), t.TempDir())
 			var at standing
 			for _, w := range sorted(t, tried()) {
 				tr := trials()[w.Kind]
-				if !chosen(w.Kind) || tr.heavy && (name != "sqlite" || tr.soaks) && !fullCrash() {
+				if tr.form != form || !chosen(w.Kind) || tr.heavy && (name != "sqlite" || tr.soaks) && !fullCrash() {
 					continue
 				}
 				steps := w.Steps[:len(w.Steps)-1] // after the last step there is nothing left to fail

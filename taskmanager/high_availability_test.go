@@ -317,6 +317,7 @@ func (h *house) tenant(t *testing.T, v *dbaas.InstanceView) *redis.Client {
 // TestDeadPrimaryIsFailedOver kills, suspends and cuts the power of primaries in turn: each time the same address takes
 // writes again, what was there before is there, and the standby is repaired.
 func TestDeadPrimaryIsFailedOver(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	in := h.createStandby(t)
 	defer h.run(t, nil)()
@@ -380,6 +381,7 @@ func (h *house) requireReport(t *testing.T, in string) {
 
 // TestPlannedFailoverLosesNothing lets a client count up through a planned failover: every confirmed write is there.
 func TestPlannedFailoverLosesNothing(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	in := h.createStandby(t)
 	defer h.run(t, nil)()
@@ -416,6 +418,7 @@ func TestPlannedFailoverLosesNothing(t *testing.T) {
 
 // TestTwoWatchersActOnce has two taskmanagers see the same failure: there is one failover.
 func TestTwoWatchersActOnce(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	in := h.createStandby(t)
 	defer h.run(t, nil)()
@@ -439,6 +442,7 @@ func TestTwoWatchersActOnce(t *testing.T) {
 
 // TestLostStandbyIsReplaced deletes the standby's server behind Grove's back: another guest takes its place.
 func TestLostStandbyIsReplaced(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	in := h.createStandby(t)
 	defer h.run(t, nil)()

@@ -3,6 +3,7 @@ package taskmanager_test
 import (
 	"context"
 	"database/sql"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -35,7 +36,10 @@ import (
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
 
-func TestMain(m *testing.M) { testbed.Main(m) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "6") // these tests wait more than they compute; the command line may say otherwise
+	testbed.Main(m)
+}
 
 // databases gives the stores that every test of workflows runs on.
 func databases(*testing.T) map[string]func(*testing.T) string {

@@ -69,6 +69,7 @@ func (w *writer) requireAll(t *testing.T, client *redis.Client) {
 // TestPromotedUnderWrites: a promotion loses no acknowledged write; the pause is told. Then a new password reaches every
 // member without a link going down, and is good for links that are made anew.
 func TestPromotedUnderWrites(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	ctx, source := t.Context(), h.view(t, h.createReplicated(t))
 	replica := h.view(t, h.replicaBeside(t, source.ID))
@@ -99,6 +100,7 @@ func TestPromotedUnderWrites(t *testing.T) {
 
 // TestDeletedWhileMade: of two replicas one is deleted while they are made; the other comes about, and nothing is left.
 func TestDeletedWhileMade(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	ctx, source := t.Context(), h.createActive(t)
 	created, err := h.control.CreateReplicas(ctx, tester, control.CreateReplicas{Of: source, Count: 2, Name: "replica"})
@@ -144,6 +146,7 @@ func info(t *testing.T, client *redis.Client, field string) string {
 
 // TestSetsGrowTogether: a source's volume takes its replicas' along, and a replica that is detached keeps its data.
 func TestSetsGrowTogether(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	ctx, source := t.Context(), h.view(t, h.createReplicated(t))
 	replica := h.replicaBeside(t, source.ID)

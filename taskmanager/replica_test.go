@@ -70,10 +70,14 @@ func promoteTrial() trial {
 
 func ejectTrial() trial {
 	return trial{heavy: true, form: "replication", spends: true,
-		begin: func(ctx context.Context, t *testing.T, h *house, in string) string {
+		begin: func(ctx context.Context, t *testing.T, h *house, in string) (id string) {
 			source := h.sourceBeside(t, in)
-			h.lose(t, source)
-			return mustID(t)(h.control.EjectSource(ctx, tester, source.ID))
+			testbed.Eventually(t, 30*time.Second, func() (err error) {
+				h.lose(t, source) // again, when what its agent said last comes late
+				id, err = h.control.EjectSource(ctx, tester, source.ID)
+				return err
+			})
+			return id
 		},
 		check: func(t *testing.T, h *house, v *dbaas.InstanceView) {
 			if v.ReplicaOf != "" || len(v.Replicas) != 0 || !v.Stopped {

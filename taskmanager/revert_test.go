@@ -61,6 +61,7 @@ func (h *house) group(t *testing.T, values map[string]any) string {
 // TestRestartRequiredStays: a value that waits for a restart goes on waiting through changes that do not restart, whether
 // they succeed or fail, and through a restart that did not come about.
 func TestRestartRequiredStays(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	ctx, in := t.Context(), h.createActive(t)
 	attach := func(group string) func() (string, error) {
@@ -98,6 +99,7 @@ func TestRestartRequiredStays(t *testing.T) {
 // TestNothingToGoBackTo: a change that fails when its way back is gone too ends all the same, and the instance is not
 // left busy with nobody at work on it.
 func TestNothingToGoBackTo(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	ctx, in := t.Context(), h.createActive(t)
 	before, after := h.group(t, map[string]any{"timeout": 100}), h.group(t, map[string]any{"timeout": 200})

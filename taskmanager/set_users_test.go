@@ -43,6 +43,7 @@ func usersTrial() trial {
 
 // TestFailedUsersAreForgotten: what could not be set everywhere is as if it had never been asked for.
 func TestFailedUsersAreForgotten(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	in := h.createActive(t)
 	h.succeed(t, func() (string, error) {
@@ -63,6 +64,7 @@ func ref[T any](v T) *T { return &v }
 
 // TestStopThatFailsStartsAgain: a stop that is called off leaves a running database.
 func TestStopThatFailsStartsAgain(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	in := h.createActive(t)
 	v := h.during(t, "awaitStopped", nil, func() (string, error) { return h.control.StopInstance(t.Context(), tester, in) })
@@ -74,6 +76,7 @@ func TestStopThatFailsStartsAgain(t *testing.T) {
 
 // TestUsersOfACluster: what is asked of one member holds on all of them.
 func TestUsersOfACluster(t *testing.T) {
+	t.Parallel()
 	h := openHouse(t, "", t.TempDir())
 	in := h.createMember(t)
 	h.succeed(t, func() (string, error) {

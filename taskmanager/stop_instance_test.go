@@ -59,6 +59,7 @@ func (h *house) haveStopped(t *testing.T, in string, stopped bool) {
 // TestStoppedStaysStopped: neither the death of everything nor another change starts a stopped database; what is refused
 // says why; start and restart bring it back with its data.
 func TestStoppedStaysStopped(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	h := openHouse(t, "", dir)
 	in := h.createActive(t)

@@ -493,6 +493,7 @@ func TestRotateAuthority(t *testing.T) {
 
 // TestOneAuthority: however many ask for the authority first, there is one.
 func TestOneAuthority(t *testing.T) {
+	t.Parallel()
 	for name, url := range databases(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

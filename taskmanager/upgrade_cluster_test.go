@@ -79,6 +79,7 @@ func (h *house) requireVersion(t *testing.T, id, version, number string) {
 // TestClusterUpgrade goes from Redis 7.0 to Valkey 8.0 while a client writes, member by member, and the taskmanager is
 // replaced in the middle. Who joins later is of the new version.
 func TestClusterUpgrade(t *testing.T) {
+	t.Parallel()
 	h, id := openUpgradeHouse(t, 1)
 	ctx := t.Context()
 	client := h.clusterClient(t, id)
@@ -127,6 +128,7 @@ func TestClusterUpgrade(t *testing.T) {
 
 // TestClusterUpgradeThatStops leaves the members of two versions serving together; asked for again, it goes on with the rest.
 func TestClusterUpgradeThatStops(t *testing.T) {
+	t.Parallel()
 	h, id := openUpgradeHouse(t, 0)
 	h.requirePlannedUpgrade(t, id)
 	upgrade := func() (operation string) {

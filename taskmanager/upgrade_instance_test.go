@@ -16,6 +16,7 @@ import (
 
 // TestUpgradeKeepsTheData goes from Redis 7.0 to Valkey 8.0; back is refused, and so is what is not installed.
 func TestUpgradeKeepsTheData(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("valkey-server"); err != nil {
 		t.Skip("valkey-server is not installed")
 	}
@@ -41,6 +42,7 @@ func TestUpgradeKeepsTheData(t *testing.T) {
 
 // TestUpgradeOfASet brings a master and its replica to another version, and they go on together.
 func TestUpgradeOfASet(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("valkey-server"); err != nil {
 		t.Skip("valkey-server is not installed")
 	}
