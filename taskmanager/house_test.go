@@ -149,12 +149,14 @@ func (h *house) run(t *testing.T, observe func(engine.Point, *engine.Operation))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()
-	return sync.OnceFunc(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("taskmanager: %v", err)
 		}
 	})
+	t.Cleanup(stop) // where the test ends before it comes to it
+	return stop
 }
 
 // manager makes a taskmanager that does not run.

@@ -165,9 +165,8 @@ func (h *house) lose(t *testing.T, v *dbaas.InstanceView) {
 	t.Helper()
 	must(t, h.local.PowerOffServer(t.Context(), v.Guests[0].ServerID))
 	testbed.Eventually(t, 30*time.Second, func() error {
-		h.sql(t, "DELETE FROM heartbeats WHERE guest_id = '"+v.Guests[0].ID+"'")
 		h.sql(t, "INSERT INTO heartbeats (guest_id, boot_id, sequence, seen_at, volume_used, volume_total, metrics) VALUES ('"+
-			v.Guests[0].ID+"', 'lost', 1, 1, 0, 0, '{}')")
+			v.Guests[0].ID+"', 'lost', 1, 1, 0, 0, '{}') ON CONFLICT (guest_id) DO UPDATE SET seen_at = 1")
 		if now := h.view(t, v.ID); !now.Down(dbaas.At(time.Now())) {
 			return fmt.Errorf("it is %s", now.OperatingStatus(dbaas.At(time.Now())))
 		}
