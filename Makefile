@@ -12,7 +12,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: go
 go:
@@ -35,6 +35,15 @@ demo: go ## install what is missing, and walk through the main job with a real R
 .PHONY: test
 test: go ## install what is missing, and run every test with the race detector
 	@deploy/dev/test.sh
+
+.PHONY: devcloud
+devcloud: ## start a small real OpenStack on loopback (DIR=.cache/devcloud); stop it with deploy/devcloud/down.sh
+	@deploy/dev/install.sh openstack
+	@deploy/devcloud/up.sh $${DIR:-.cache/devcloud}
+
+.PHONY: test-openstack
+test-openstack: go ## install and start a real OpenStack, and run every test that needs one
+	@deploy/dev/test-openstack.sh
 
 .PHONY: lint
 lint: go ## gofmt, vet, staticcheck, and the rules of the house

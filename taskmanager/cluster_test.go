@@ -141,7 +141,7 @@ func (h *house) requirePlannedGrowth(t *testing.T, v *control.ClusterView) {
 			t.Errorf("%s, a %s, gives slots: %v", m.Name, v.Role(m), from[m.ID])
 		}
 	}
-	if units < 4096-3 || units > 4096+3 {
+	if units < 4096-128 || units > 4096+128 { // an even share of slots, or of what the writer has put into them so far
 		t.Errorf("%d slots would be moved", units)
 	}
 }

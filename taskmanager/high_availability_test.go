@@ -100,6 +100,9 @@ func (h *house) healed(t *testing.T, in string) *dbaas.InstanceView {
 			if _, err := h.local.Server(t.Context(), g.ServerID); err != nil {
 				return err
 			}
+			if findProcess(g.ID) == 0 {
+				return fmt.Errorf("guest %s has no database process", g.ID)
+			}
 		}
 		return nil
 	})

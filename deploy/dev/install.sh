@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what is missing for "make demo" or "make test" on Debian, and nothing that is there already.
+# Installs what is missing for "make demo", "make test" or "make test-openstack" on Debian, and nothing that is there
+# already.
 #
-#   deploy/dev/install.sh demo|test
+#   deploy/dev/install.sh demo|test|openstack
 #
 # No service is started, stopped or enabled: while dpkg runs it finds stand-ins for the service commands first in its
 # path. They live in a temporary directory, so that nothing stays behind even when this script is killed, and a
@@ -33,6 +34,8 @@ certificates() {
 	[ -s /etc/ssl/certs/ca-certificates.crt ] || [ -n "${SSL_CERT_FILE:-}${SSL_CERT_DIR:-}" ]
 }
 
+installed() { dpkg-query -W -f '${db:Status-Status}' "$1" | grep -qx installed; }
+
 need ca-certificates certificates # Go fetches modules over TLS
 need redis-server command -v redis-server
 need redis-tools command -v redis-cli
@@ -46,7 +49,15 @@ test)
 	need mount command -v losetup
 	need iproute2 command -v ip
 	;;
-*) die "usage: $0 demo|test" ;;
+openstack)
+	for package in curl procps rabbitmq-server mariadb-server memcached uwsgi-core uwsgi-plugin-python3 python3-pymysql \
+		python3-pymemcache python3-memcache python3-keystone python3-keystonemiddleware python3-placement python3-glance \
+		glance-common python3-nova nova-common python3-cinder cinder-common python3-neutron neutron-common \
+		python3-openstackclient python3-troveclient; do
+		need "$package" installed "$package"
+	done
+	;;
+*) die "usage: $0 demo|test|openstack" ;;
 esac
 
 # as_root runs a command as root: directly, or through sudo where that is allowed.

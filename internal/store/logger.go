@@ -46,7 +46,8 @@ func (l slogger) Error(ctx context.Context, message string, args ...any) {
 
 // Trace implements logger.Interface: it is called after each statement.
 func (l slogger) Trace(ctx context.Context, begin time.Time, statement func() (string, int64), err error) {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, gorm.ErrRecordNotFound) {
+	cancelled := errors.Is(err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled) // SQLite calls it "interrupted"
+	if err == nil || cancelled || errors.Is(err, gorm.ErrRecordNotFound) {
 		return
 	}
 	sql, _ := statement()
