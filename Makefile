@@ -66,7 +66,7 @@ crash: go ## the whole crash suite: every workflow killed at every point, on bot
 
 .PHONY: soak
 soak: go ## a hot standby on a starved machine for an hour (SOAK=1h), every outage of what it needs, 200 creates while all dies
-	@GROVE_SOAK=$${SOAK:-1h} deploy/dev/test.sh -timeout 24h -run "TestBusyMachine|TestOutages|CreatesWhileEverythingDies" ./internal/e2e
+	@GROVE_SOAK=$${SOAK:-1h} deploy/dev/test.sh -timeout 24h -run "TestBusyMachine|TestOutages|CreatesWhileEverythingDies|TestPausedTaskmanager" ./internal/e2e
 
 .PHONY: fuzz
 fuzz: go ## run each fuzz target for a while (FUZZTIME=30s each)

@@ -37,6 +37,7 @@ type fleet struct {
 	managers []*house
 	database *testbed.Database
 	broker   *testbed.Broker
+	amqpURL  string
 	cloud    cloud.Provider
 	accounts rpc.Accounts
 	rows     *sql.DB
@@ -44,20 +45,25 @@ type fleet struct {
 	token    string
 	front    atomic.Pointer[[]string] // where the APIs listen now
 	rounds   atomic.Int64             // disturbances so far
+	least    int                      // that there are while instances are created
 }
+
+// fleetLease is how long a fleet's taskmanagers hold an operation.
+const fleetLease = 5 * time.Second
 
 // openFleet starts two api and two taskmanager processes; more is further configuration, in YAML.
 func openFleet(t *testing.T, more string) *fleet {
 	t.Helper()
 	f := &fleet{t: t, broker: testbed.RabbitMQ(t), database: testbed.PrivatePostgres(t), project: "demo"}
 	vhost, amqpURL := f.broker.Vhost(t)
+	f.amqpURL = amqpURL
 	dir := t.TempDir()
 	f.config = filepath.Join(dir, "grove.yaml")
 	if !strings.Contains(more, "api:") {
 		more += "api: {rate_limits: {GET: 0, POST: 0, PUT: 0, DELETE: 0}}\n"
 	}
-	text := fmt.Sprintf("listen: 127.0.0.1:0\ndata: %q\ndatabase: {url: %q}\nrpc: {url: %q, management_url: %q}\ntaskmanager: {lease: 5s}\nquotas: {instances: 1000, volumes: 1000}\n%s",
-		filepath.Join(dir, "data"), f.database.URL, amqpURL, f.broker.ManagementURL, more)
+	text := fmt.Sprintf("listen: 127.0.0.1:0\ndata: %q\ndatabase: {url: %q}\nrpc: {url: %q, management_url: %q}\ntaskmanager: {lease: %s}\nquotas: {instances: 1000, volumes: 1000}\n%s",
+		filepath.Join(dir, "data"), f.database.URL, amqpURL, f.broker.ManagementURL, fleetLease, more)
 	if err := errors.Join(os.WriteFile(f.config, []byte(text), 0o600), os.Mkdir(filepath.Join(dir, "data"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +284,7 @@ func (f *fleet) soak(count, atOnce int, every time.Duration, version object, pin
 	}
 	go func() {
 		for i := range count {
-			for int(f.rounds.Load())*count < i*turns { // they come while each kind of disturbance does
+			for int(f.rounds.Load())*count < i*f.least { // they come while each kind of disturbance does
 				pause := time.NewTimer(50 * time.Millisecond)
 				<-pause.C
 			}
@@ -468,8 +474,9 @@ func without(a, b []string) []string {
 func TestCreatesWhileEverythingDies(t *testing.T) {
 	f := openFleet(t, localFleet())
 	count, every := 20, time.Second
+	f.least = turns
 	if os.Getenv(soakVariable) != "" {
-		count, every = 200, 4*time.Second
+		count, every, f.least = 200, 3*time.Second, 10*turns
 	}
 	f.soak(count, 8, every, nil, func(w wish) error {
 		in := &instance{h: f.caller(0), id: w.id, password: w.password}
@@ -498,6 +505,7 @@ cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
 		t.Fatal(err)
 	}
 	f.token, f.project = d.token(t, "dev-admin")
+	f.least = 5 * turns
 	offerRedis(f.caller(0))
 	f.soak(50, 6, 6*time.Second, object{"datastore": object{"type": "redis", "version": "7.0"}}, func(w wish) error {
 		a, err := f.caller(0).try("GET", "/instances/"+w.id, nil)
