@@ -46,6 +46,7 @@ type fleet struct {
 	front    atomic.Pointer[[]string] // where the APIs listen now
 	rounds   atomic.Int64             // disturbances so far
 	least    int                      // that there are while instances are created
+	refused  atomic.Int64             // answers of 500 and above
 }
 
 // fleetLease is how long a fleet's taskmanagers hold an operation.
@@ -136,6 +137,9 @@ func (f *fleet) send(method, path string, body any) (*answer, error) {
 	deadline := time.Now().Add(3 * time.Minute)
 	for turn := 0; ; turn++ {
 		a, err := f.caller(turn).try(method, path, body, "Idempotency-Key", key)
+		if err == nil && a.status >= 500 {
+			f.refused.Add(1)
+		}
 		if err == nil && a.status != 503 {
 			return a, nil
 		}
