@@ -38,19 +38,26 @@ import (
 func openDevcloud(t *testing.T) (h *house, admin *house, cloud *devcloud) {
 	t.Helper()
 	cloud = loginDevcloud(t)
+	h, admin = cloud.open(t, "127.0.0.1:0")
+	return h, admin, cloud
+}
+
+// open starts the house, whose API listens at an address.
+func (cloud *devcloud) open(t *testing.T, listen string) (h, admin *house) {
+	t.Helper()
 	watchMachines(t, filepath.Join(cloud.dir, "data/nova/servers"), cloud.project)
 	broker := testbed.RabbitMQ(t)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "grove.yaml")
 	text := fmt.Sprintf(`
-listen: 127.0.0.1:0
+listen: %q
 data: %q
 database: {url: %q}
 rpc: {url: %q, management_url: %q}
 api: {auth: keystone, token_cache: 5s, rate_limits: {GET: 0, POST: 0, DELETE: 0}}
 keystone: {auth_url: %q, username: %q, password: %q, project: %q}
 cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
-`, dir, testbed.Postgres(t), broker.URL, broker.ManagementURL, cloud.authURL, cloud.service.Username, cloud.service.Password, cloud.service.TenantName, cloud.network)
+`, listen, dir, testbed.Postgres(t), broker.URL, broker.ManagementURL, cloud.authURL, cloud.service.Username, cloud.service.Password, cloud.service.TenantName, cloud.network)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +72,7 @@ cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
 	h.project, h.token = project, token
 	token, project = cloud.token(t, "dev-admin")
 	admin = &house{t: t, base: h.base, project: project, token: token}
-	return h, admin, cloud
+	return h, admin
 }
 
 // openRole starts one role of groved, and ends it with the test.
