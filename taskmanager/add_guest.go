@@ -53,10 +53,10 @@ func (m *Manager) removeGuest() engine.Workflow {
 		Steps: []engine.Step{
 			{Name: "dismissStandby", Doc: "telling the primary that it is alone", Run: m.dismissStandby, Within: 10 * time.Minute},
 			{Name: "deleteServer", Doc: "deleting the standby's server", Run: m.deleteOwned(cloud.KindServer, m.deleteServer), Within: 30 * time.Minute},
+			{Name: "deleteAccount", Doc: "removing its login at the message broker", Run: m.deleteAccount, Within: 30 * time.Minute},
 			{Name: "deleteVolume", Doc: "deleting its volume", Run: m.deleteOwned(cloud.KindVolume, m.deleteVolume), Within: 30 * time.Minute},
 			{Name: "deletePort", Doc: "giving its address back", Run: m.deleteOwned(cloud.KindPort, m.deletePort), Within: 30 * time.Minute},
 			{Name: "deleteSecurityGroup", Doc: "removing who may connect", Run: m.deleteOwned(cloud.KindSecurityGroup, m.deleteSecurityGroup), Within: 30 * time.Minute},
-			{Name: "deleteAccount", Doc: "removing its login at the message broker", Run: m.deleteAccount, Within: 30 * time.Minute},
 			{Name: "removeGuest", Doc: "removing the standby", Run: m.removeGuestRow, Within: 5 * time.Minute},
 		},
 		Failed: m.restoring(m.introduceAgain, m.keepGuest),

@@ -17,13 +17,13 @@ func (m *Manager) deleteInstance() engine.Workflow {
 		Doc:  "Removes everything that carries the instance's tag, then the instance. It takes over from whatever was running.",
 		Steps: []engine.Step{
 			{Name: "cancelChildren", Doc: "ending what was begun for the instance", Run: m.dropChildren, Within: 30 * time.Minute},
+			{Name: "deleteAccount", Doc: "removing the guest's login at the message broker", Run: m.deleteAccounts, Within: 30 * time.Minute},
 			{Name: "deleteServer", Doc: "deleting the server", Run: m.deleteOfAll(cloud.KindServer, m.deleteServer), Within: 30 * time.Minute},
 			{Name: "deleteServerGroup", Doc: "removing the rule of where servers run", Run: m.deleteServerGroup, Within: 30 * time.Minute},
 			{Name: "deleteVolume", Doc: "deleting the volume", Run: m.deleteOfAll(cloud.KindVolume, m.deleteVolume), Within: 30 * time.Minute},
 			m.deleteAddressStep(),
 			{Name: "deletePort", Doc: "giving the address back", Run: m.deleteOfAll(cloud.KindPort, m.deletePort), Within: 30 * time.Minute},
 			{Name: "deleteSecurityGroup", Doc: "removing who may connect", Run: m.deleteOfAll(cloud.KindSecurityGroup, m.deleteSecurityGroup), Within: 30 * time.Minute},
-			{Name: "deleteAccount", Doc: "removing the guest's login at the message broker", Run: m.deleteAccounts, Within: 30 * time.Minute},
 			{Name: "removeInstance", Doc: "removing the instance", Run: m.removeInstance, Within: 30 * time.Minute},
 		},
 		ChildrenMayFail: true,
@@ -135,7 +135,7 @@ func (m *Manager) deleteAccount(ctx context.Context, op *engine.Operation) error
 	if err != nil {
 		return err
 	}
-	return m.Accounts.Delete(ctx, s.guest.ID, s.guest.Queue)
+	return m.deleteAccountOf(ctx, op, s.guest)
 }
 
 func (m *Manager) deleteAccounts(ctx context.Context, op *engine.Operation) error {
@@ -144,7 +144,7 @@ func (m *Manager) deleteAccounts(ctx context.Context, op *engine.Operation) erro
 		return err
 	}
 	for _, one := range append(s.others(), member{s.instance, s.guest}) {
-		if err := m.Accounts.Delete(ctx, one.guest.ID, one.guest.Queue); err != nil {
+		if err := m.deleteAccountOf(ctx, op, one.guest); err != nil {
 			return err
 		}
 	}

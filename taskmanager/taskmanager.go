@@ -155,6 +155,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g.Go(func() error { return m.watchClusters(ctx) })
 	g.Go(func() error { return m.every(ctx, catchUpEvery, "catch up", m.catchUp) })
 	g.Go(func() error { return m.every(ctx, renewInterval, "renew certificates", m.RenewDue) })
+	g.Go(func() error { return m.every(ctx, accountsEvery, "restore logins at the broker", m.RestoreAccounts) })
 	g.Go(func() error { return m.every(ctx, purgeInterval, "purge", m.purge) })
 	return g.Wait()
 }

@@ -77,7 +77,7 @@ type Accounts interface {
 	Ensure(ctx context.Context, a Account) error
 	// Delete removes the account, its connections and its queue; one that is gone is success.
 	Delete(ctx context.Context, guestID, queue string) error
-	// List gives the guest ids that have an account.
+	// List gives the guest ids that have an account and its queue.
 	List(ctx context.Context) ([]string, error)
 }
 

@@ -51,6 +51,9 @@ const (
 	guestWrites     = `^grove\.reports$`
 )
 
+// readsOnly is the permission to read one queue.
+func readsOnly(queue string) string { return "^" + regexp.QuoteMeta(queue) + "$" }
+
 // guestConnections is how many connections a guest may have: one, and those that the broker has not noticed to be dead.
 const guestConnections = 4
 
@@ -75,7 +78,7 @@ func (a *Accounts) Ensure(ctx context.Context, account rpc.Account) error {
 		}},
 		// last, for without it the account is good for nothing
 		{"/api/permissions/" + vhost + "/" + user, map[string]any{
-			"configure": guestConfigures, "write": guestWrites, "read": "^" + regexp.QuoteMeta(queue) + "$",
+			"configure": guestConfigures, "write": guestWrites, "read": readsOnly(queue),
 		}},
 	}
 	for _, s := range steps {
@@ -125,15 +128,24 @@ func (a *Accounts) closeConnections(ctx context.Context, guestID string) error {
 	return nil
 }
 
-// List implements [rpc.Accounts], in order.
+// List implements [rpc.Accounts], in order. An account without its queue does not count: it has to be made anew.
 func (a *Accounts) List(ctx context.Context) ([]string, error) {
-	var permissions []struct{ User, Configure, Write string }
-	if err := a.do(ctx, http.MethodGet, "/api/vhosts/"+url.PathEscape(a.vhost)+"/permissions", nil, &permissions); err != nil {
+	vhost := url.PathEscape(a.vhost)
+	var permissions []struct{ User, Configure, Write, Read string }
+	if err := a.do(ctx, http.MethodGet, "/api/vhosts/"+vhost+"/permissions", nil, &permissions); err != nil {
 		return nil, fmt.Errorf("list broker accounts: %w", err)
+	}
+	var queues []struct{ Name string }
+	if err := a.do(ctx, http.MethodGet, "/api/queues/"+vhost+"?disable_stats=true&enable_queue_totals=true&columns=name", nil, &queues); err != nil {
+		return nil, fmt.Errorf("list broker queues: %w", err)
+	}
+	readable := make(map[string]bool, len(queues))
+	for _, q := range queues {
+		readable[readsOnly(q.Name)] = true
 	}
 	ids := []string{}
 	for _, p := range permissions {
-		if p.Configure == guestConfigures && p.Write == guestWrites {
+		if p.Configure == guestConfigures && p.Write == guestWrites && readable[p.Read] {
 			ids = append(ids, p.User)
 		}
 	}
