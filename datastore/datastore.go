@@ -48,6 +48,15 @@ type Desired struct {
 	// Secrets by kind ("password"); never logged, never journalled in clear. Only Prepare and a change of secrets carry
 	// them: nil means "as they are".
 	Secrets map[string]string `json:"-"`
+	// Moving is the address that clients know the instance by; nil: they know this guest's own.
+	Moving *MovingAddress `json:"moving,omitempty"`
+}
+
+// MovingAddress is an address that leads to whichever guest of an instance takes its clients. On a machine that announces
+// such addresses itself (host.Host.Announces) the agent sees to it, and the database listens on it, now or later.
+type MovingAddress struct {
+	Address string `json:"address"`
+	Here    bool   `json:"here"` // it leads to this guest
 }
 
 // Endpoint is where a member of a group listens.

@@ -55,7 +55,10 @@ type Agent struct {
 
 	replaced   chan struct{} // closed when another program is to take over
 	quarantine quarantine    // guarded by deed
-	patience   time.Duration
+	announced  announced     // guarded by deed
+	// addressTrouble is why the moving address was not where it belongs, as it was logged last; supervision's alone.
+	addressTrouble string
+	patience       time.Duration
 }
 
 var _ guest.API = (*Agent)(nil)
@@ -94,6 +97,11 @@ func New(c Config) (*Agent, error) {
 // (ErrReplaced). The database goes on running.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.jobs.close()
+	if a.Host.Announces {
+		if err := a.Host.AllowListening(); err != nil { // the database says so too when it cannot start
+			a.Logger.ErrorContext(ctx, "moving addresses", "error", err)
+		}
+	}
 	a.resume(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -240,6 +248,9 @@ func (a *Agent) stopNow(ctx context.Context, f guest.Fence) error {
 		return err
 	}
 	defer a.doing.hurry()()
+	if err := a.dropAddress(ctx); err != nil {
+		a.Logger.ErrorContext(ctx, "moving address not dropped", "error", err)
+	}
 	if err := a.kill(ctx); err != nil { // before its turn comes: what is at work may be stuck
 		return err
 	}

@@ -152,6 +152,9 @@ func (a *Agent) perform(ctx context.Context, f guest.Fence, urgent bool, deed fu
 	defer end()
 	a.watch.calm() // an order makes a new beginning
 	value, err := deed(ctx)
+	if err == nil {
+		err = a.settleAddress(ctx)
+	}
 	if err != nil {
 		var why *dbaas.Error
 		if errors.As(context.Cause(ctx), &why) {

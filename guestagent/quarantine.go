@@ -121,6 +121,9 @@ func (a *Agent) follow(ctx context.Context, master datastore.Endpoint) error {
 	}
 	d := a.memory.get().Desired
 	d.Master = &master
+	if d.Moving != nil {
+		d.Moving = &datastore.MovingAddress{Address: d.Moving.Address}
+	}
 	if _, err := a.driver.Configure(ctx, d); err != nil {
 		return fmt.Errorf("follow the new master: %w", err)
 	}

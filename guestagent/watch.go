@@ -181,6 +181,7 @@ func (a *Agent) supervise(ctx context.Context) {
 			a.lookForSuspended(ctx)
 		}
 		a.repair(ctx)
+		a.keepAddress(ctx)
 	}
 }
 

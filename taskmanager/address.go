@@ -14,8 +14,11 @@ import (
 // members of a cluster have none: its clients know each by its guest's.
 func hasAddress(in *dbaas.Instance) bool { return in.ClusterID == "" }
 
+// addressPrivate is the type of an address of a tenant's own network.
+const addressPrivate = "private"
+
 func shown(address, network string) []dbaas.Address {
-	return []dbaas.Address{{Address: address, Type: "private", Network: network}}
+	return []dbaas.Address{{Address: address, Type: addressPrivate, Network: network}}
 }
 
 // ensureAddress gives the instance the address that its tenant sees. It carries the instance's tag, for guests come and go.

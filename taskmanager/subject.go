@@ -2,6 +2,7 @@ package taskmanager
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
@@ -190,6 +191,9 @@ func (m *Manager) desiredWith(ctx context.Context, s *subject, values map[string
 func (s *subject) place(d *datastore.Desired, port int) {
 	if master := s.follows(); master != nil {
 		d.Master = master.endpoint(port)
+	}
+	if i := slices.IndexFunc(s.instance.Addresses, func(a dbaas.Address) bool { return a.Type == addressPrivate }); i >= 0 && s.instance.AddressID != "" {
+		d.Moving = &datastore.MovingAddress{Address: s.instance.Addresses[i].Address, Here: member{s.instance, s.guest}.primary()}
 	}
 	for _, m := range s.members {
 		if m.guest.ID != s.guest.ID && m.guest.Address != "" {

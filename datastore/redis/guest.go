@@ -167,7 +167,7 @@ func (g *Guest) render(r *record) error {
 func (g *Guest) owned(r *record) []directive {
 	return append([]directive{
 		{"port", "0"},
-		{"bind", r.Desired.Address},
+		{"bind", g.listens(r.Desired)},
 		{"bind-source-addr", r.Desired.Address},
 		{"protected-mode", "no"},
 		{"unixsocket", g.serverSocket()},
@@ -185,6 +185,14 @@ func (g *Guest) owned(r *record) []directive {
 		{"logfile", ""},
 		{"always-show-logo", "no"},
 	}, slices.Concat(r.roleDirectives(), clusterDirectives(r), g.tlsDirectives(r))...)
+}
+
+// listens tells on which addresses the server listens: on one that moves also while another machine has it.
+func (g *Guest) listens(d datastore.Desired) string {
+	if !g.host.Announces || d.Moving == nil {
+		return d.Address
+	}
+	return d.Address + " " + d.Moving.Address
 }
 
 // Units implements [datastore.Guest].

@@ -30,6 +30,9 @@ type Host struct {
 	Volume Volume
 	// Dedicated: the machine is this guest's alone, so that its kernel's settings are the agent's to make.
 	Dedicated bool
+	// Announces: an address that moves between machines is here while this machine has it and tells its neighbours so.
+	// Where the provider leads such addresses by itself, the machine never has them.
+	Announces bool
 	// Programs finds the programs of a name, in the order in which they are looked for: versions stand beside each other.
 	Programs func(name string) []string
 }
@@ -47,6 +50,8 @@ type Spec struct {
 	SizeFile string `json:"size_file,omitempty"`
 	// Dedicated: the machine is this guest's alone.
 	Dedicated bool `json:"dedicated,omitempty"`
+	// Announces: the machine itself has the address that moves between machines, while it is there.
+	Announces bool `json:"announces,omitempty"`
 	// Path lists directories in which programs are looked for before $PATH.
 	Path []string `json:"path,omitempty"`
 }
@@ -81,7 +86,7 @@ func (s Spec) Open(log *slog.Logger) (*Host, error) {
 		return nil, err
 	}
 	units.netns = s.NetNS
-	return &Host{Dir: s.Dir, DataDir: s.DataDir, Address: s.Address, NetNS: s.NetNS, Units: units, Volume: s.Volume(), Programs: func(name string) []string { return Programs(s.Path, name) }, Dedicated: s.Dedicated}, nil
+	return &Host{Dir: s.Dir, DataDir: s.DataDir, Address: s.Address, NetNS: s.NetNS, Units: units, Volume: s.Volume(), Programs: func(name string) []string { return Programs(s.Path, name) }, Dedicated: s.Dedicated, Announces: s.Announces}, nil
 }
 
 // Volume is the spec's data volume.
