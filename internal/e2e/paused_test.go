@@ -68,7 +68,7 @@ func (f *fleet) refusedSteps() (n int) {
 // TestPausedTaskmanager stops taskmanagers (SIGSTOP) for longer than their leases last while they work, and lets them go on:
 // others have taken over, what the late one does is refused, and nothing was made twice; each message comes many times (R7).
 func TestPausedTaskmanager(t *testing.T) {
-	f := openFleet(t, localFleet())
+	f := openFleet(t, fleetLease, localFleet())
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := mathrand.New(mathrand.NewPCG(seed, 0))

@@ -10,7 +10,7 @@ import (
 // TestRollingRestart stops every process of every role in order and starts it again while instances are created and deleted:
 // nothing is lost, nobody is answered with an error, and databases notice nothing (R27).
 func TestRollingRestart(t *testing.T) {
-	f := openFleet(t, localFleet())
+	f := openFleet(t, fleetLease, localFleet())
 	stays, err := f.create("stays", nil, true)
 	if err != nil {
 		t.Fatal(err)

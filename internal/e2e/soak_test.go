@@ -49,11 +49,12 @@ type fleet struct {
 	refused  atomic.Int64             // answers of 500 and above
 }
 
-// fleetLease is how long a fleet's taskmanagers hold an operation.
+// fleetLease is how long the taskmanagers of a fleet on the local cloud hold an operation. A step has to end before: a cloud
+// takes longer to answer.
 const fleetLease = 5 * time.Second
 
-// openFleet starts two api and two taskmanager processes; more is further configuration, in YAML.
-func openFleet(t *testing.T, more string) *fleet {
+// openFleet starts two api and two taskmanager processes with leases of that length; more is further configuration, in YAML.
+func openFleet(t *testing.T, lease time.Duration, more string) *fleet {
 	t.Helper()
 	f := &fleet{t: t, broker: testbed.RabbitMQ(t), database: testbed.PrivatePostgres(t), project: "demo"}
 	vhost, amqpURL := f.broker.Vhost(t)
@@ -64,7 +65,7 @@ func openFleet(t *testing.T, more string) *fleet {
 		more += "api: {rate_limits: {GET: 0, POST: 0, PUT: 0, DELETE: 0}}\n"
 	}
 	text := fmt.Sprintf("listen: 127.0.0.1:0\ndata: %q\ndatabase: {url: %q}\nrpc: {url: %q, management_url: %q}\ntaskmanager: {lease: %s}\nquotas: {instances: 1000, volumes: 1000}\n%s",
-		filepath.Join(dir, "data"), f.database.URL, amqpURL, f.broker.ManagementURL, fleetLease, more)
+		filepath.Join(dir, "data"), f.database.URL, amqpURL, f.broker.ManagementURL, lease, more)
 	if err := errors.Join(os.WriteFile(f.config, []byte(text), 0o600), os.Mkdir(filepath.Join(dir, "data"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
@@ -476,7 +477,7 @@ func without(a, b []string) []string {
 // TestCreatesWhileEverythingDies: two processes of each role, which are killed one after the other, and broker and database
 // with them, while instances are created and deleted: none is lost, none comes twice, nothing is left (R1, R3, R5, R10).
 func TestCreatesWhileEverythingDies(t *testing.T) {
-	f := openFleet(t, localFleet())
+	f := openFleet(t, fleetLease, localFleet())
 	count, every := 20, time.Second
 	f.least = turns
 	if os.Getenv(soakVariable) != "" {
@@ -495,7 +496,7 @@ func TestManyOpenStackCreatesWhileEverythingDies(t *testing.T) {
 	}
 	d := loginDevcloud(t)
 	watchMachines(t, filepath.Join(d.dir, "data/nova/servers"), d.project)
-	f := openFleet(t, fmt.Sprintf(`
+	f := openFleet(t, 15*time.Second, fmt.Sprintf(`
 api: {auth: keystone, token_cache: 5s, rate_limits: {GET: 0, POST: 0, PUT: 0, DELETE: 0}}
 keystone: {auth_url: %q, username: %q, password: %q, project: %q}
 cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
@@ -509,9 +510,9 @@ cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
 		t.Fatal(err)
 	}
 	f.token, f.project = d.token(t, "dev-admin")
-	f.least = 5 * turns
+	f.least = 3 * turns
 	offerRedis(f.caller(0))
-	f.soak(50, 6, 6*time.Second, object{"datastore": object{"type": "redis", "version": "7.0"}}, func(w wish) error {
+	f.soak(50, 5, 8*time.Second, object{"datastore": object{"type": "redis", "version": "7.0"}}, func(w wish) error {
 		a, err := f.caller(0).try("GET", "/instances/"+w.id, nil)
 		if err != nil {
 			return err

@@ -177,6 +177,9 @@ func (d *Database) Start(t testing.TB) {
 	}
 }
 
+// Dir is where the server keeps all its files.
+func (d *Database) Dir() string { return d.dir }
+
 // Kill ends the server at once, as `pg_ctl stop -m immediate` does: connections are cut, and the next start recovers.
 func (d *Database) Kill() { d.node.stop(syscall.SIGQUIT, time.Minute) }
 

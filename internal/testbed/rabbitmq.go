@@ -197,6 +197,9 @@ func (b *Broker) Kill() {
 	b.node.stop(syscall.SIGKILL, time.Minute)
 }
 
+// Dir is where the broker keeps all its files.
+func (b *Broker) Dir() string { return b.dir }
+
 // Restart kills the broker and starts it again.
 func (b *Broker) Restart(t testing.TB) {
 	t.Helper()
