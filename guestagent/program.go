@@ -65,7 +65,7 @@ const (
 	// mostProgram bounds a program's size.
 	mostProgram = 256 << 20
 	// downloadPatience bounds how long a program may take to arrive.
-	downloadPatience = 10 * time.Minute
+	downloadPatience = 5 * time.Minute
 	// mostAttempts is how often a trial may be cut off, by a reboot for instance, before it counts as failed.
 	mostAttempts     = 3
 	defaultProbation = time.Minute

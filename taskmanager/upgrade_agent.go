@@ -16,7 +16,7 @@ func (m *Manager) upgradeAgent() engine.Workflow {
 		Kind: "upgrade_agent",
 		Doc:  "Replaces the guest agents of an instance by another program, one after the other, a standby's first; databases run on.",
 		Steps: []engine.Step{
-			{Name: "replaceAgents", Doc: "replacing the guest agents", Run: m.replaceAgents, Within: 30 * time.Minute},
+			{Name: "replaceAgents", Doc: "replacing the guest agents", Run: m.replaceAgents, Within: 15 * time.Minute},
 			{Name: "markActive", Doc: "publishing the instance", Run: m.markIdle, Within: 5 * time.Minute},
 		},
 		Failed: m.markIdle,

@@ -146,6 +146,25 @@ func (d *double) route(w http.ResponseWriter, r *http.Request, path []string) {
 			ID: "00000000-0000-7000-8000-00000000e001", Kind: "instance.create_instance.accepted", Message: "Accepted create_instance.",
 			ResourceType: "instance", ResourceID: r.URL.Query().Get("resource_id"), Actor: "demo", Created: doubleTime(),
 		}}})
+	case "GET mgmt/instances":
+		var all []wire.MgmtInstance
+		for _, i := range d.instances {
+			all = append(all, wire.MgmtInstance{Instance: *i, Agents: []wire.MgmtAgent{{GuestID: "guest-of-" + i.Name, Version: "1.3", Primary: true, SeenAt: doubleTime()}}})
+		}
+		d.answer(w, wire.MgmtInstanceList{Instances: all})
+	case "POST mgmt/instances/*/upgrade":
+		n := slices.IndexFunc(d.instances, func(i *wire.Instance) bool { return i.ID == path[2] })
+		if n < 0 {
+			d.fault(w, 404, "itemNotFound", "Instance "+path[2]+" not found.")
+			return
+		}
+		var body wire.UpgradeAgentEnvelope
+		read(r, &body)
+		if d.instances[n].Name == "busy" || len(body.Upgrade.Metadata.SHA256) != 64 {
+			d.fault(w, 422, "unprocessableEntity", "Instance "+path[2]+" is busy: restart_instance runs.")
+			return
+		}
+		d.accept(w, d.enqueue("upgrade_agent", d.instances[n]))
 	case "GET clusters":
 		d.answer(w, map[string]any{"clusters": d.clusters})
 	case "POST clusters":
@@ -160,7 +179,7 @@ func pattern(path []string) string {
 	p := slices.Clone(path)
 	words := []string{"datastores", "versions", "parameters", "flavors", "instances", "limits", "mgmt", "quotas",
 		"configurations", "operations", "events", "action", "root", "users", "databases", "credentials", "configuration",
-		"clusters", "ca"}
+		"clusters", "ca", "upgrade"}
 	for i := range p {
 		if !slices.Contains(words, p[i]) {
 			p[i] = "*"
