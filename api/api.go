@@ -152,7 +152,7 @@ func (s *Server) routes() []route {
 	var all []route
 	for _, resource := range [][]route{
 		s.datastoreRoutes(), s.flavorRoutes(), s.limitRoutes(), s.instanceRoutes(), s.rootRoutes(), s.userRoutes(),
-		s.configurationRoutes(), s.clusterRoutes(), s.mgmtRoutes(), s.versionRoutes(), s.quotaRoutes(), s.operationRoutes(), s.eventRoutes(), s.caRoutes(), s.notBuiltRoutes(),
+		s.configurationRoutes(), s.clusterRoutes(), s.mgmtRoutes(), s.versionRoutes(), s.findingRoutes(), s.quotaRoutes(), s.operationRoutes(), s.eventRoutes(), s.caRoutes(), s.notBuiltRoutes(),
 	} {
 		all = append(all, resource...)
 	}

@@ -124,6 +124,7 @@ func (s *street) validBodies() map[string][]string {
 		"POST /mgmt/instances/{id}/action":         {`{"stop": {}}`, `{"rebuild": {}}`, `{"reset-task-status": {}}`},
 		"POST /mgmt/instances/{id}/upgrade":        {`{"upgrade": {"location": "https://mirror/grove-agent", "metadata": {"sha256": "` + strings.Repeat("ab", 32) + `"}}}`},
 		"POST /mgmt/clusters/{id}/action":          {`{"reset-task": {}}`},
+		"POST /mgmt/findings/action":               {`{"delete": {"all": true}}`},
 		"PUT /mgmt/quotas/{id}":                    {`{"quotas": {"instances": 5}}`},
 		"POST /mgmt/datastore-versions":            {`{"version": {"name": "valkey-8.0", "version": "8.0.99", "datastore_name": "redis", "datastore_manager": "redis", "image": "i", "image_tags": ["grove"], "packages": ["p"], "active": true, "default": false}}`},
 		"PATCH /mgmt/datastore-versions/{version}": {`{"name": "7.0", "datastore_manager": "redis", "image": "i", "image_tags": ["grove"], "packages": ["p"], "active": true, "default": true}`},

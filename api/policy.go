@@ -88,7 +88,7 @@ func DefaultRules() map[string]string {
 	add(member, "operation", "retry", "cancel")
 	add(admin, "operation", "all_projects")
 	add(reader, "event", "index")
-	add(admin, "mgmt", "instances", "clusters", "datastore_versions", "configuration_parameters")
+	add(admin, "mgmt", "instances", "clusters", "datastore_versions", "configuration_parameters", "findings")
 	return rules
 }
 

@@ -265,9 +265,16 @@ func (h *house) audit(t *testing.T, operationID string) string {
 	must(t, err)
 	var got []string
 	for _, r := range owned {
-		if r.Kind == cloud.KindSecurityGroup {
+		switch r.Kind {
+		case cloud.KindSecurityGroup:
 			got = append(got, "security_group of "+r.GuestID)
 			continue
+		case cloud.KindServerGroup: // kept as long as there is anybody in the group
+			var groups int
+			h.sql(t, "SELECT COUNT(*) FROM instance_groups WHERE deleted_at = 0 AND id = '"+r.GuestID+"'", &groups)
+			if groups == 1 {
+				continue
+			}
 		}
 		got = append(got, r.Kind+" "+r.ID)
 	}

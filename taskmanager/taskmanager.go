@@ -35,13 +35,15 @@ type Config struct {
 	Heartbeat   time.Duration // between two signs of life of a guest
 	Retention   store.Retention
 	AgentTrial  time.Duration // how long a new agent may take to reach the broker before the one before is put back
+	Janitor     Janitor
 	Workers     int
 	Lease       time.Duration // of an operation; a crash delays its operations by this at most
 	Clock       clock.Clock
 	Logger      *slog.Logger
-	// Operations and Reports count what happens; nil for none.
+	// Operations, Reports and Tidiness count what happens; nil for none.
 	Operations *metric.Operations
 	Reports    *metric.Reports
+	Tidiness   *metric.Tidiness
 	// Observe is called around steps, for tests; nil for none.
 	Observe func(engine.Point, *engine.Operation)
 }
@@ -157,6 +159,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g.Go(func() error { return m.every(ctx, renewInterval, "renew certificates", m.RenewDue) })
 	g.Go(func() error { return m.every(ctx, accountsEvery, "restore logins at the broker", m.RestoreAccounts) })
 	g.Go(func() error { return m.every(ctx, purgeInterval, "purge", m.purge) })
+	g.Go(func() error { return m.every(ctx, janitorPoll, "compare the cloud with the rows", m.tidy) })
 	return g.Wait()
 }
 

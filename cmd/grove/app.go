@@ -160,7 +160,7 @@ func (a *app) explain(err error) string {
 func (a *app) root() *cobra.Command {
 	root := a.group("grove", "Databases as a service",
 		a.instanceCommand(), a.clusterCommand(), a.rootCommand(), a.userCommand(), a.datastoreCommand(), a.flavorCommand(), a.configurationCommand(),
-		a.quotaCommand(), a.limitsCommand(), a.caCommand(), a.operationCommand(), a.agentCommand(), a.eventCommand(), a.versionCommand(),
+		a.quotaCommand(), a.limitsCommand(), a.caCommand(), a.operationCommand(), a.agentCommand(), a.janitorCommand(), a.eventCommand(), a.versionCommand(),
 	)
 	root.Long = `grove creates and looks after databases: instances of a datastore, with a flavor and a volume.
 

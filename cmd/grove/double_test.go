@@ -26,6 +26,7 @@ type double struct {
 	answers    map[string][]byte // by idempotency key: to repeat
 	roots      map[string]bool
 	users      []wire.User
+	findings   []wire.Finding
 
 	// Failure switches, set by names of instances that are created: see create.
 	dropped map[string]bool // connections cut after the work was done, once per key
@@ -37,6 +38,10 @@ const doublePassword = "s3cret-of-the-double"
 
 func newDouble() *double {
 	d := &double{answers: map[string][]byte{}, roots: map[string]bool{}, dropped: map[string]bool{}}
+	d.findings = []wire.Finding{
+		{ID: "finding-1", Problem: "orphan", Kind: "server", ResourceID: "server-1", OwnerID: "guest-1", Since: doubleTime()},
+		{ID: "finding-2", Problem: "missing", Kind: "volume", ResourceID: "volume-2", OwnerID: "guest-2", InstanceID: "instance-2", Since: doubleTime()},
+	}
 	return d
 }
 
@@ -131,6 +136,16 @@ func (d *double) route(w http.ResponseWriter, r *http.Request, path []string) {
 		}
 		read(r, &body)
 		d.answer(w, wire.QuotaLimits{Quotas: body.Quotas})
+	case "GET mgmt/findings":
+		d.answer(w, wire.FindingList{Findings: d.findings})
+	case "POST mgmt/findings/action":
+		var body wire.FindingsAction
+		read(r, &body)
+		for i := range d.findings {
+			f := &d.findings[i]
+			f.ToBeDeleted = f.Problem == "orphan" && (body.Delete.All || slices.Contains(body.Delete.Findings, f.ID))
+		}
+		w.WriteHeader(202)
 	case "GET configurations":
 		page, links := cut(r, d.groups, func(g *wire.Configuration) string { return g.ID })
 		d.answer(w, map[string]any{"configurations": page, "links": links})
@@ -179,7 +194,7 @@ func pattern(path []string) string {
 	p := slices.Clone(path)
 	words := []string{"datastores", "versions", "parameters", "flavors", "instances", "limits", "mgmt", "quotas",
 		"configurations", "operations", "events", "action", "root", "users", "databases", "credentials", "configuration",
-		"clusters", "ca", "upgrade"}
+		"clusters", "ca", "upgrade", "findings"}
 	for i := range p {
 		if !slices.Contains(words, p[i]) {
 			p[i] = "*"

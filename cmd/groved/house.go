@@ -142,6 +142,8 @@ func (h *house) taskmanager(provider cloud.Provider) (*taskmanager.Manager, erro
 		Store: h.store, Cloud: provider, Transport: h.transport, Accounts: h.accounts, Datastores: all.Datastores(),
 		Region: c.Region, Node: h.node, GuestRPCURL: h.guestRPCURL(), Heartbeat: c.Guests.Heartbeat, AgentTrial: c.Guests.AgentTrial,
 		Retention: store.Retention{Operations: c.Retention.Operations, Events: c.Retention.Events, Idempotency: c.Retention.Idempotency, Deleted: c.Retention.Deleted},
+		Janitor:   taskmanager.Janitor{Every: c.Janitor.Every, Age: c.Janitor.Age, Delete: c.Janitor.Delete},
+		Tidiness:  metric.NewTidiness(h.metrics),
 		Workers:   c.Taskmanager.Workers, Lease: c.Taskmanager.Lease, Clock: clock.Real{}, Logger: h.logger,
 		Operations: metric.NewOperations(h.metrics), Reports: metric.NewReports(h.metrics),
 	})

@@ -20,13 +20,13 @@ type Provider interface {
 	Network
 	// Catalog tells what is on offer.
 	Catalog(ctx context.Context) (*dbaas.Catalog, error)
-	// Owned lists everything in the cloud that carries the tag of a guest, or of the owner of an address; with "" everything
-	// that carries any of ours.
+	// Owned lists everything in the cloud that carries the tag of an owner: a guest, the instance of an address, the group of
+	// what its guests share; with "" everything that carries any of ours. What it asks of the cloud grows with the pages of
+	// the cloud's lists, not with what is in them.
 	Owned(ctx context.Context, ownerID string) ([]Resource, error)
 }
 
-// Resource is something in the cloud that carries our tag: Kind is one of the below, GuestID the guest, or the owner of an
-// address.
+// Resource is something in the cloud that carries our tag: Kind is one of the below, GuestID whose it is.
 type Resource struct {
 	Kind    string
 	ID      string
@@ -40,6 +40,10 @@ const (
 	KindPort          = "port"
 	KindSecurityGroup = "security_group"
 	KindAddress       = "address"
+	// KindServerGroup and KindPeersGroup belong to a group: where its servers run, and the security group that its guests
+	// share.
+	KindServerGroup = "server_group"
+	KindPeersGroup  = "peers_group"
 )
 
 // ServerStatus is how a server stands. The words are Nova's.
@@ -208,6 +212,7 @@ type Network interface {
 	EnsureSecurityGroup(ctx context.Context, s SecurityGroupSpec) (string, error)
 	EnsurePort(ctx context.Context, p PortSpec) (*Port, error)
 	DeletePort(ctx context.Context, id string) error
+	// DeleteSecurityGroup deletes a group; with the last of its guests the one that peers share goes by itself.
 	DeleteSecurityGroup(ctx context.Context, id string) error
 	// EnsureAddress makes an address, which leads nowhere at first, or sets its TCP ports anew.
 	EnsureAddress(ctx context.Context, a AddressSpec) (*Address, error)

@@ -21,6 +21,7 @@ type Config struct {
 	API            API            `yaml:"api"`
 	Keystone       Keystone       `yaml:"keystone"`
 	Taskmanager    Taskmanager    `yaml:"taskmanager"`
+	Janitor        Janitor        `yaml:"janitor"`
 	Guests         Guests         `yaml:"guests"`
 	Cloud          Cloud          `yaml:"cloud"`
 	Quotas         map[string]int `yaml:"quotas" doc:"default limits of a project by resource (instances, volumes in GB, backups, ram in MB); -1 is unlimited"`
@@ -70,6 +71,13 @@ type Keystone struct {
 type Taskmanager struct {
 	Workers int           `yaml:"workers" doc:"operations worked on at the same time"`
 	Lease   time.Duration `yaml:"lease" doc:"how long a crashed taskmanager's operations wait before another takes them over"`
+}
+
+// Janitor is how the cloud is compared with the rows.
+type Janitor struct {
+	Every  time.Duration `yaml:"every" doc:"time between two comparisons of the cloud with the rows; 0 is never"`
+	Age    time.Duration `yaml:"age" doc:"how long they must have disagreed on something before it is told of, and before anything is done about it"`
+	Delete bool          `yaml:"delete" doc:"delete what the cloud has and no row accounts for, without being asked to (grove janitor)"`
 }
 
 // Guests is what every guest agent is told.
@@ -151,6 +159,7 @@ func Defaults() Config {
 		}, OpenStack: OpenStack{Interface: "public"}},
 		Quotas:        map[string]int{dbaas.QuotaInstances: 100, dbaas.QuotaVolumes: 1000, dbaas.QuotaBackups: 50, dbaas.QuotaRAM: -1},
 		MaxVolumeSize: 100,
+		Janitor:       Janitor{Every: 10 * time.Minute, Age: time.Hour},
 		Retention:     Retention{Operations: 30 * day, Events: 90 * day, Idempotency: day, Deleted: 7 * day},
 		Log:           Log{Level: "info", Format: "text"},
 	}

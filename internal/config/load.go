@@ -163,7 +163,7 @@ func (c *Config) validateLimits(say sayFunc) {
 	}
 	for option, d := range map[string]time.Duration{
 		"retention.operations": c.Retention.Operations, "retention.events": c.Retention.Events,
-		"retention.idempotency": c.Retention.Idempotency, "retention.deleted": c.Retention.Deleted, "api.shutdown_wait": c.API.ShutdownWait, "api.token_cache": c.API.TokenCache,
+		"retention.idempotency": c.Retention.Idempotency, "retention.deleted": c.Retention.Deleted, "api.shutdown_wait": c.API.ShutdownWait, "janitor.every": c.Janitor.Every, "janitor.age": c.Janitor.Age, "api.token_cache": c.API.TokenCache,
 	} {
 		if d < 0 {
 			say(option, "must not be negative")

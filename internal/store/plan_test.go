@@ -79,6 +79,7 @@ func listQueries(s *Store, rows int) (all []listed) {
 	}
 	return append(all, listed{"show", one, &[]map[string]any{}},
 		listed{"all protected", func(db *gorm.DB) *gorm.DB { return viewQuery(db, protected(db)) }, &[]map[string]any{}},
+		listed{"findings", func(db *gorm.DB) *gorm.DB { return findingPage(db, 20, manyID(5, 0)) }, &[]dbaas.Finding{}},
 		listed{"all behind", func(db *gorm.DB) *gorm.DB { return viewQuery(db, behind(db)) }, &[]map[string]any{}})
 }
 

@@ -59,4 +59,6 @@ INSERT INTO operations (id, kind, project_id, resource_type, resource_id, status
 INSERT INTO operation_locks (resource_id, operation_id) SELECT ID0, ID4 FROM SERIES WHERE n % 100 = 3;
 INSERT INTO operation_steps (operation_id, number, step) SELECT ID4, 1, 's' FROM SERIES;
 INSERT INTO events (id, project_id, resource_type, resource_id, kind, created_at)
-	SELECT ID5, 'demo', 'instance', CASE WHEN n % 2 = 0 THEN ID0 ELSE 'busy' || (n % 20) END, 'k', n FROM SERIES`
+	SELECT ID5, 'demo', 'instance', CASE WHEN n % 2 = 0 THEN ID0 ELSE 'busy' || (n % 20) END, 'k', n FROM SERIES;
+INSERT INTO findings (id, problem, kind, resource_id, first_seen, reported_at) SELECT ID5, 'orphan', 'server', 'server-' || n, n,
+	CASE WHEN n % 2 = 0 THEN n ELSE 0 END FROM SERIES`

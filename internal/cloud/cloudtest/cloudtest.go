@@ -297,6 +297,7 @@ func testServerGroup(t *testing.T, f Fixture) {
 	if again, err := f.Cloud.EnsureServerGroup(t.Context(), id, "anti-affinity"); err != nil || again != first {
 		t.Fatalf("again: %s, not %s: %v", again, first, err)
 	}
+	f.requireOwned(t, id, cloud.KindServerGroup+" "+first)
 	_, err = f.Cloud.EnsureServerGroup(t.Context(), uuid.NewString(), "nearby")
 	refused(t, "a policy that is none", err, dbaas.BadRequest)
 	for range 2 {

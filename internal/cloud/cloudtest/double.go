@@ -334,6 +334,9 @@ func (d *Double) Owned(ctx context.Context, guestID string) ([]cloud.Resource, e
 		for _, id := range sorted(d.address) {
 			add(cloud.KindAddress, id, d.address[id].spec.OwnerID)
 		}
+		for _, id := range sorted(d.groups) {
+			add(cloud.KindServerGroup, id, d.groups[id].groupID)
+		}
 		return false, nil
 	})
 	return all, err

@@ -41,6 +41,9 @@ func (c *Cloud) Owned(_ context.Context, guestID string) ([]cloud.Resource, erro
 	for id, a := range c.address.rows {
 		add(cloud.KindAddress, id, a.OwnerID)
 	}
+	for id, g := range c.groups.rows {
+		add(cloud.KindServerGroup, id, g.GroupID)
+	}
 	guests, err := c.guestsOnMachine(guestID)
 	if err != nil {
 		return nil, err

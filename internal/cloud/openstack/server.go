@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/attachinterfaces"
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/servergroups"
@@ -395,10 +397,36 @@ func (c *Cloud) DeleteServer(ctx context.Context, id string) error {
 	return gone(servers.Delete(ctx, s.compute, id).ExtractErr(), "server", id)
 }
 
-func groupName(groupID string) string { return "grove-" + groupID }
+// groupPrefix begins the names of server groups, which have nothing else to carry a tag.
+const groupPrefix = "grove-"
 
-func (s *session) serverGroups(ctx context.Context, groupID string) ([]servergroups.ServerGroup, error) {
-	all, err := listed(ctx, "server groups", servergroups.List(s.compute, servergroups.ListOpts{}), servergroups.ExtractServerGroups)
+func groupName(groupID string) string { return groupPrefix + groupID }
+
+// groupOf is whose a server group is, "" for none of ours.
+func groupOf(name string) string {
+	id, ours := strings.CutPrefix(name, groupPrefix)
+	if _, err := uuid.Parse(id); !ours || err != nil {
+		return ""
+	}
+	return id
+}
+
+// groupPage is how many server groups are asked for at once: Nova gives no more by default, and no link to the next ones.
+const groupPage = 1000
+
+func (s *session) serverGroups(ctx context.Context) (all []servergroups.ServerGroup, err error) {
+	for {
+		page := servergroups.ListOpts{Limit: groupPage, Offset: len(all)}
+		found, err := listed(ctx, "server groups", servergroups.List(s.compute, page), servergroups.ExtractServerGroups)
+		all = append(all, found...)
+		if err != nil || len(found) < groupPage {
+			return all, err
+		}
+	}
+}
+
+func (s *session) serverGroupsOf(ctx context.Context, groupID string) ([]servergroups.ServerGroup, error) {
+	all, err := s.serverGroups(ctx)
 	return slices.DeleteFunc(all, func(g servergroups.ServerGroup) bool { return g.Name != groupName(groupID) }), err
 }
 
@@ -409,7 +437,7 @@ func (c *Cloud) EnsureServerGroup(ctx context.Context, groupID, policy string) (
 		if err != nil {
 			return "", err
 		}
-		found, err := s.serverGroups(ctx, groupID)
+		found, err := s.serverGroupsOf(ctx, groupID)
 		if err != nil {
 			return "", err
 		}
@@ -430,7 +458,7 @@ func (c *Cloud) DeleteServerGroup(ctx context.Context, groupID string) error {
 	if err != nil {
 		return err
 	}
-	found, err := s.serverGroups(ctx, groupID)
+	found, err := s.serverGroupsOf(ctx, groupID)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -187,5 +188,70 @@ func TestLoginAnew(t *testing.T) {
 	v, err := w.cloud(t, nil).Volume(t.Context(), "v")
 	if err != nil || v.SizeGB != 2 || w.logins != 2 {
 		t.Errorf("%+v, %v after %d logins", v, err, w.logins)
+	}
+}
+
+// TestOwnedAsksByPage: what there is is read a page at a time, and nothing of it one by one; of all that a project has what is
+// not ours is left out.
+func TestOwnedAsksByPage(t *testing.T) {
+	asked := map[int]int{}
+	for _, pages := range []int{1, 3} {
+		w := newWire(t)
+		w.answers["GET /compute/v2.1/servers/detail"] = paged(pages, "servers", func(n int) string {
+			return fmt.Sprintf(`{"id": "s%d", "name": "s", "status": "ACTIVE", "created": "2026-01-01T00:00:00Z", "metadata": {"grove_guest": "g%d"}, "flavor": {"id": "1"}}`, n, n)
+		})
+		w.answers["GET /volume/v3/volumes/detail"] = paged(pages, "volumes", func(n int) string {
+			return fmt.Sprintf(`{"id": "v%d", "status": "in-use", "metadata": {"grove_guest": "g%d"}}`, n, n)
+		})
+		answer := func(body string) func(http.ResponseWriter, *http.Request) {
+			return fault(200, body, "Content-Type", "application/json")
+		}
+		w.answers["GET /compute/v2.1/os-server-groups"] = answer(`{"server_groups": [{"id": "sg", "name": "grove-0192d3a8-0000-7000-8000-000000000001"}, {"id": "other", "name": "grove-of-trees"}]}`)
+		w.answers["GET /network/v2.0/ports"] = answer(`{"ports": [{"id": "p", "description": "grove guest g0"}, {"id": "a", "description": "grove address i0 epoch=1"}, {"id": "other"}]}`)
+		w.answers["GET /network/v2.0/security-groups"] = answer(`{"security_groups": [{"id": "own", "description": "grove guest g0 peers=group"}, {"id": "shared", "description": "grove peers group"}, {"id": "other"}]}`)
+		c := w.cloud(t, nil)
+		all, err := c.Owned(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds := map[string]int{}
+		for _, r := range all {
+			kinds[r.Kind]++
+		}
+		for kind, n := range map[string]int{cloud.KindServer: 100 * pages, cloud.KindVolume: 100 * pages, cloud.KindServerGroup: 1,
+			cloud.KindPort: 1, cloud.KindAddress: 1, cloud.KindSecurityGroup: 1, cloud.KindPeersGroup: 1} {
+			if kinds[kind] != n {
+				t.Errorf("%d pages: %d of the kind %s, want %d", pages, kinds[kind], kind, n)
+			}
+		}
+		for _, what := range w.asked {
+			if strings.HasPrefix(what, "GET ") && (strings.Contains(what, "/servers/detail") || strings.Contains(what, "/volumes/detail")) {
+				asked[pages]++
+			}
+		}
+		if mine, err := c.Owned(t.Context(), "group"); err != nil || len(mine) != 1 || mine[0].Kind != cloud.KindPeersGroup {
+			t.Errorf("of the group: %v, %v", mine, err)
+		}
+	}
+	if asked[1] != 4 || asked[3] != 8 { // the last page is empty
+		t.Errorf("lists were asked for %v times", asked)
+	}
+}
+
+// paged answers a list of pages with 100 things each.
+func paged(pages int, key string, one func(n int) string) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, r *http.Request) {
+		page, _ := strconv.Atoi(r.URL.Query().Get("marker"))
+		var list []string
+		for n := range 100 {
+			if page < pages {
+				list = append(list, one(page*100+n))
+			}
+		}
+		links := ""
+		if page < pages {
+			links = fmt.Sprintf(`, "%s_links": [{"rel": "next", "href": "http://%s%s?marker=%d"}]`, key, r.Host, r.URL.Path, page+1)
+		}
+		fault(200, fmt.Sprintf(`{"%s": [%s]%s}`, key, strings.Join(list, ","), links), "Content-Type", "application/json")(w, r)
 	}
 }

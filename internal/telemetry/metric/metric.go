@@ -228,3 +228,56 @@ func (m *Reports) Report(outcome string) {
 		m.reports.WithLabelValues(outcome).Inc()
 	}
 }
+
+// Tidiness counts where the cloud and the rows disagree.
+type Tidiness struct {
+	findings  *prometheus.GaugeVec
+	passes    *prometheus.HistogramVec
+	deletions *prometheus.CounterVec
+}
+
+// NewTidiness registers the metrics of the janitor.
+func NewTidiness(r *Registry) *Tidiness {
+	m := &Tidiness{
+		findings: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "grove_janitor_findings",
+			Help: "What the cloud has and no row accounts for (orphan), and what a row says and the cloud does not have (missing), as this process saw it last."},
+			[]string{"problem", "kind"}),
+		passes: r.histogram("grove_janitor_pass_duration_seconds", "Comparisons of the cloud with the rows by outcome (done, failed).",
+			workBuckets(), "outcome"),
+		deletions: r.counter("grove_janitor_deletions_total", "Orphans that were to be deleted, by kind and outcome (done, failed).", "kind", "outcome"),
+	}
+	r.MustRegister(m.findings)
+	return m
+}
+
+func outcome(done bool) string {
+	if done {
+		return "done"
+	}
+	return "failed"
+}
+
+// Pass counts one comparison.
+func (m *Tidiness) Pass(done bool, took time.Duration) {
+	if m != nil {
+		m.passes.WithLabelValues(outcome(done)).Observe(took.Seconds())
+	}
+}
+
+// Findings sets how many there are by problem and kind.
+func (m *Tidiness) Findings(counts map[[2]string]int) {
+	if m == nil {
+		return
+	}
+	m.findings.Reset()
+	for by, n := range counts {
+		m.findings.WithLabelValues(by[0], by[1]).Set(float64(n))
+	}
+}
+
+// Deletion counts an orphan that was to be deleted.
+func (m *Tidiness) Deletion(kind string, done bool) {
+	if m != nil {
+		m.deletions.WithLabelValues(kind, outcome(done)).Inc()
+	}
+}

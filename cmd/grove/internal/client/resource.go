@@ -201,6 +201,17 @@ func (c *Client) UpgradeAgents(ctx context.Context, id string, u wire.UpgradeAge
 	return c.call(ctx, request{method: http.MethodPost, path: []string{"mgmt", "instances", id, "upgrade"}, in: wire.UpgradeAgentEnvelope{Upgrade: &u}})
 }
 
+// Findings lists where the cloud and Grove's records disagree: the administrator's.
+func (c *Client) Findings(ctx context.Context, p Page) ([]wire.Finding, error) {
+	return list[wire.Finding](ctx, c, request{path: []string{"mgmt", "findings"}}, "findings", p)
+}
+
+// DeleteFindings has orphans deleted: the administrator's.
+func (c *Client) DeleteFindings(ctx context.Context, d wire.DeleteFindings) error {
+	_, err := c.call(ctx, request{method: http.MethodPost, path: []string{"mgmt", "findings", "action"}, in: wire.FindingsAction{Delete: &d}})
+	return err
+}
+
 // MgmtVersions lists the versions of all datastores: the administrator's.
 func (c *Client) MgmtVersions(ctx context.Context) ([]wire.MgmtVersion, error) {
 	return list[wire.MgmtVersion](ctx, c, request{path: []string{"mgmt", "datastore-versions"}}, "versions", Page{})
