@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -35,6 +36,7 @@ type fleet struct {
 	config   string
 	apis     []*house
 	managers []*house
+	machine  *house // runs the local cloud
 	database *testbed.Database
 	broker   *testbed.Broker
 	amqpURL  string
@@ -93,12 +95,12 @@ func openFleet(t *testing.T, lease time.Duration, more string) *fleet {
 	return f
 }
 
-// openLocal runs the local cloud as a process of its own, which stands for an operator's cloud: it is not killed.
+// openLocal runs the local cloud as a process of its own.
 func (f *fleet) openLocal(data, dir string) {
 	f.t.Helper()
 	machine := &house{t: f.t, dir: data}
 	f.t.Cleanup(machine.requireNothingLeft)
-	openRole(f.t, dir, "cloud", "--config", f.config)
+	f.machine = openRole(f.t, dir, "cloud", "--config", f.config)
 	f.cloud = local.Dial(data)
 }
 
@@ -247,6 +249,12 @@ func (f *fleet) disturb(random *mathrand.Rand, every time.Duration, done <-chan 
 			one = f.apis[random.IntN(2)]
 		}
 		switch round % turns {
+		case 2:
+			if f.machine == nil { // OpenStack is not ours to kill
+				f.kill(one, 0)
+				continue
+			}
+			f.kill(f.machine, time.Duration(random.IntN(500))*time.Millisecond)
 		case 3:
 			f.broker.Kill()
 			f.kill(one, 0) // it comes back without its broker
@@ -318,6 +326,10 @@ func (f *fleet) soak(count, atOnce int, every time.Duration, version object, pin
 	f.t.Logf("%d creates, %d deletes, %d disturbances in %s; until ACTIVE: median %s, longest %s", count, count-len(kept), f.rounds.Load(),
 		time.Since(begun).Round(time.Second), times[len(times)/2].Round(100*time.Millisecond), times[len(times)-1].Round(100*time.Millisecond))
 	f.audit(kept)
+	slowest := slices.MaxFunc(wishes, func(a, b wish) int { return cmp.Compare(a.took, b.took) })
+	steps, err := f.list(`SELECT s.step || ' done after ' || (s.ended_at - o.created_at) / 1000 || ' ms' FROM operation_steps s
+		JOIN operations o ON o.id = s.operation_id WHERE o.kind = 'create_instance' AND o.resource_id = '` + slowest.id + `' ORDER BY s.number`)
+	f.t.Logf("the slowest, %s: %v, %v", slowest.name, steps, err)
 	for _, w := range kept {
 		if w.status == "ACTIVE" {
 			eventually(f.t, time.Minute, func() error { return ping(w) })
