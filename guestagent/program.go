@@ -221,7 +221,7 @@ func (a *Agent) replace(p *Programs, r guest.AgentRequest) {
 		}
 	}
 	a.Logger.Error("agent not replaced", "error", err)
-	if word := new(dbaas.Error); errors.As(err, &word) {
+	if word := new(dbaas.Error); errors.As(err, &word) && a.jobs.ctx.Err() == nil { // one that is cut off by our own end is begun again
 		s := p.load()
 		s.Command, s.Trial, s.Refused = r.CommandID, "", word.Message
 		if err := p.save(s); err != nil {

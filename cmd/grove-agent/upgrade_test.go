@@ -76,10 +76,12 @@ func (u *unit) keep(started chan<- error) {
 	}
 }
 
-func (u *unit) kill() {
+func (u *unit) kill() { u.signal(syscall.SIGKILL) }
+
+func (u *unit) signal(s syscall.Signal) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	_ = u.cmd.Process.Signal(syscall.SIGKILL)
+	_ = u.cmd.Process.Signal(s)
 }
 
 // build makes an agent of that version.
@@ -283,12 +285,14 @@ func TestUpgradeKilled(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		fetched++
-		first := fetched == 1
+		times := fetched
 		mu.Unlock()
 		_, _ = w.Write(text[:len(text)/2])
-		if first { // half of it is there
+		if times <= 2 { // half of it is there
 			_ = http.NewResponseController(w).Flush()
-			a.unit.kill()
+			a.unit.signal([]syscall.Signal{syscall.SIGKILL, syscall.SIGTERM}[times-1])
+			<-r.Context().Done()
+			return
 		}
 		_, _ = w.Write(text[len(text)/2:])
 	}))
