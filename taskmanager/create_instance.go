@@ -3,6 +3,7 @@ package taskmanager
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
@@ -288,6 +289,13 @@ func (m *Manager) bootstrap(ctx context.Context, op *engine.Operation, s *subjec
 			return nil, err
 		}
 		b.RPCURL = m.GuestRPCURL(s.guest.ID, password)
+	}
+	if m.BrokerCA != nil {
+		ca, err := m.BrokerCA()
+		if err != nil {
+			return nil, fmt.Errorf("read rpc.ca_file: %w", err)
+		}
+		b.BrokerCA = string(ca)
 	}
 	return json.Marshal(b)
 }

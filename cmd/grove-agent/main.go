@@ -73,7 +73,7 @@ func run(ctx context.Context, configFile string) error {
 	if err != nil {
 		return err
 	}
-	transport, err := amqp.Dial(ctx, amqp.Config{URL: b.RPCURL, Role: amqp.RoleGuest, GuestID: b.GuestID, Queue: b.Queue, Logger: logger})
+	transport, err := amqp.Dial(ctx, amqp.Config{URL: b.RPCURL, Role: amqp.RoleGuest, GuestID: b.GuestID, Queue: b.Queue, Trust: trustOf(b), Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -110,6 +110,14 @@ func readBootstrap(path string) (b bootstrap, err error) {
 		err = fmt.Errorf("read %s: %w", path, err)
 	}
 	return b, err
+}
+
+// trustOf is whom the broker is known by.
+func trustOf(b bootstrap) amqp.Trust {
+	if b.BrokerCA == "" {
+		return nil
+	}
+	return func() ([]byte, error) { return []byte(b.BrokerCA), nil }
 }
 
 // machineOf tells what the agent's machine is like.

@@ -9,9 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/config"
-	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager"
 )
@@ -143,25 +141,6 @@ func rotateKeys(ctx context.Context, h *house, w io.Writer) error {
 	}
 	_, err = fmt.Fprintf(w, "sealed %d secrets with key %s\n", n, id)
 	return err
-}
-
-func certificatesCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "certificates", Short: "Manage the authority that signs the certificates of databases"}
-	cmd.AddCommand(&cobra.Command{
-		Use: "rotate-authority", Short: "Make the next of the three changes that replace the authority; works while Grove runs", Args: cobra.NoArgs,
-		Long: "Make the next of the three changes by which one authority of databases follows another: it is published beside the one that signs;\nit signs; the old one is withdrawn. Each is refused while databases are not ready for it. The last two come by themselves, a\nmonth after the first and when no certificate of the old one is in use.",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withHouse(cmd.Context(), o, func(ctx context.Context, h *house) error {
-				said, err := control.RotateAuthority(ctx, h.store, clock.Real{}, false)
-				if err != nil {
-					return err
-				}
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), said)
-				return err
-			})
-		},
-	})
-	return cmd
 }
 
 func workflowsCommand() *cobra.Command {

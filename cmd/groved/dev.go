@@ -189,7 +189,7 @@ func (h *house) guestTransport(ctx context.Context, b guest.Bootstrap) (rpc.Tran
 		h.guests.Store(rpc.GuestTopic(b.Queue), b.GuestID)
 		return h.bus.Guest(b.GuestID, b.Queue), nil
 	}
-	return amqp.Dial(ctx, amqp.Config{URL: b.RPCURL, Role: amqp.RoleGuest, GuestID: b.GuestID, Queue: b.Queue, Logger: h.logger})
+	return amqp.Dial(ctx, amqp.Config{URL: b.RPCURL, Role: amqp.RoleGuest, GuestID: b.GuestID, Queue: b.Queue, Trust: h.trust(), Logger: h.logger})
 }
 
 // cutOff makes the messages inside this process obey the servers' networks: who is cut off reaches no control plane, and

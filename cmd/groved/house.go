@@ -11,7 +11,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -91,13 +93,72 @@ func (h *house) connect(ctx context.Context) error {
 		h.transport, h.accounts = rpc.Measured(h.bus.Control(), clock.Real{}, observe), &inproc.Accounts{}
 		return nil
 	}
-	transport, err := amqp.Dial(ctx, amqp.Config{URL: h.config.RPC.URL, Role: amqp.RoleControl, Logger: h.logger})
+	trust := h.trust()
+	if trust != nil {
+		if text, err := trust(); err != nil {
+			return fmt.Errorf("read rpc.ca_file: %w", err)
+		} else if err := amqp.CheckTrust(text); err != nil {
+			return fmt.Errorf("rpc.ca_file %s: %w", h.config.RPC.CAFile, err)
+		}
+	}
+	transport, err := amqp.Dial(ctx, amqp.Config{URL: h.config.RPC.URL, Role: amqp.RoleControl, Trust: trust, Logger: h.logger})
 	if err != nil {
 		return err
 	}
 	h.transport = rpc.Measured(transport, clock.Real{}, observe)
-	h.accounts, err = amqp.NewAccounts(h.config.RPC.ManagementURL, vhost(h.config.RPC.URL), nil)
+	h.accounts, err = amqp.NewAccounts(h.config.RPC.ManagementURL, vhost(h.config.RPC.URL), amqp.Client(trust))
+	h.measureCertificates(trust)
 	return err
+}
+
+// trust is whom the broker is known by, read anew for each connection; nil: as the system says.
+func (h *house) trust() amqp.Trust {
+	path := h.config.RPC.CAFile
+	if path == "" {
+		return nil
+	}
+	return func() ([]byte, error) { return os.ReadFile(path) }
+}
+
+const (
+	// expiryFor is for how long the broker's certificate is taken as it was seen.
+	expiryFor = 10 * time.Minute
+	// expiryPatience is how long a scrape waits for the broker and for the database.
+	expiryPatience = 5 * time.Second
+)
+
+// measureCertificates shows when certificates expire: the broker's, as this process sees it, and that of the authority of
+// databases. 0 is unknown.
+func (h *house) measureCertificates(trust amqp.Trust) {
+	gauge := func(name, help string, ask func(context.Context) (time.Time, error)) {
+		var mu sync.Mutex
+		var value float64
+		var asked time.Time
+		h.metrics.Gauge(name, help, func() float64 {
+			mu.Lock()
+			defer mu.Unlock()
+			if now := (clock.Real{}).Now(); now.Sub(asked) >= expiryFor {
+				ctx, cancel := context.WithTimeout(context.Background(), expiryPatience)
+				defer cancel()
+				value, asked = 0, now
+				at, err := ask(ctx)
+				if err != nil {
+					h.logger.Warn("a certificate's end is not known", "metric", name, "error", err)
+				} else if !at.IsZero() {
+					value = float64(at.Unix())
+				}
+			}
+			return value
+		})
+	}
+	if strings.HasPrefix(h.config.RPC.URL, "amqps://") {
+		gauge("grove_broker_certificate_expiry_timestamp_seconds", "When the first of the certificates expires by which the broker is known.",
+			func(ctx context.Context) (time.Time, error) { return amqp.Expiry(ctx, h.config.RPC.URL, trust) })
+	}
+	gauge("grove_authority_expiry_timestamp_seconds", "When the authority expires that signs the certificates of databases.",
+		func(ctx context.Context) (time.Time, error) {
+			return control.AuthorityExpires(ctx, h.store)
+		})
 }
 
 // vhost is the part of the broker that a URL names; RabbitMQ's default is "/".
@@ -140,7 +201,7 @@ func (h *house) taskmanager(provider cloud.Provider) (*taskmanager.Manager, erro
 	c := h.config
 	return taskmanager.New(taskmanager.Config{
 		Store: h.store, Cloud: provider, Transport: h.transport, Accounts: h.accounts, Datastores: all.Datastores(),
-		Region: c.Region, Node: h.node, GuestRPCURL: h.guestRPCURL(), Heartbeat: c.Guests.Heartbeat, AgentTrial: c.Guests.AgentTrial,
+		Region: c.Region, Node: h.node, GuestRPCURL: h.guestRPCURL(), BrokerCA: h.trust(), Heartbeat: c.Guests.Heartbeat, AgentTrial: c.Guests.AgentTrial,
 		Retention: store.Retention{Operations: c.Retention.Operations, Events: c.Retention.Events, Idempotency: c.Retention.Idempotency, Deleted: c.Retention.Deleted},
 		Janitor:   taskmanager.Janitor{Every: c.Janitor.Every, Age: c.Janitor.Age, Delete: c.Janitor.Delete},
 		Tidiness:  metric.NewTidiness(h.metrics),

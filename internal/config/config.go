@@ -39,6 +39,7 @@ type Database struct {
 // RPC is how the control plane reaches its guests.
 type RPC struct {
 	URL           string `yaml:"url" secret:"true" doc:"amqp:// URL of RabbitMQ; empty carries messages inside the process, which only the embedded mode can"`
+	CAFile        string `yaml:"ca_file" doc:"certificates of those who sign RabbitMQ's, in PEM (groved certificates init makes them); with it messages travel by TLS alone; guests are given it. Empty trusts the system's"`
 	ManagementURL string `yaml:"management_url" secret:"true" doc:"URL of RabbitMQ's management API, for the guests' accounts"`
 	GuestURL      string `yaml:"guest_url" doc:"amqp:// URL, without a login, by which guests reach RabbitMQ; empty is the control plane's own"`
 }

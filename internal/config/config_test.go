@@ -154,3 +154,23 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// With certificates for the broker nothing travels in clear.
+func TestBrokerOverTLSAlone(t *testing.T) {
+	good := config.RPC{URL: "amqps://g:p@mq/", GuestURL: "amqps://mq/", ManagementURL: "https://g:p@mq:15671", CAFile: "ca.pem"}
+	c := config.Defaults()
+	if c.RPC = good; c.Validate() != nil {
+		t.Errorf("refused: %v", c.Validate())
+	}
+	for option, spoil := range map[string]func(*config.RPC){
+		"rpc.url":            func(r *config.RPC) { r.URL = "amqp://g:p@mq/" },
+		"rpc.guest_url":      func(r *config.RPC) { r.GuestURL = "amqp://mq/" },
+		"rpc.management_url": func(r *config.RPC) { r.ManagementURL = "http://g:p@mq:15672" },
+	} {
+		c.RPC = good
+		spoil(&c.RPC)
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), option) {
+			t.Errorf("%s in clear gave %v", option, err)
+		}
+	}
+}

@@ -108,6 +108,16 @@ func (c *Config) validateServices(say sayFunc) {
 			say(option, "must be an amqp:// or amqps:// URL")
 		}
 	}
+	if c.RPC.CAFile != "" {
+		for option, u := range map[string]string{"rpc.url": c.RPC.URL, "rpc.guest_url": c.RPC.GuestURL} {
+			if !strings.HasPrefix(u, "amqps://") && (u != "" || option == "rpc.url") {
+				say(option, "must be an amqps:// URL with rpc.ca_file")
+			}
+		}
+		if !strings.HasPrefix(c.RPC.ManagementURL, "https://") {
+			say("rpc.management_url", "must be an https:// URL with rpc.ca_file: the administrator's password travels there")
+		}
+	}
 	if c.RPC.URL != "" && c.RPC.ManagementURL == "" {
 		say("rpc.management_url", "is needed with rpc.url, for the guests' accounts")
 	}

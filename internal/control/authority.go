@@ -117,6 +117,22 @@ func ReadAuthorities(ctx context.Context, st *store.Store, c clock.Clock) (*Auth
 	return parseAuthorities(known)
 }
 
+// AuthorityExpires is when the authority expires that signs the certificates of databases; zero: there is none yet.
+func AuthorityExpires(ctx context.Context, st *store.Store) (time.Time, error) {
+	known, err := st.RevealSecret(ctx, authorityOwner, SecretAuthority)
+	if dbaas.ErrorCode(err) == dbaas.NotFound {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	a, err := parseAuthorities(known)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return a.Signs.NotAfter(), nil
+}
+
 // changeAuthorities changes them, one process at a time, in one transaction.
 func changeAuthorities(ctx context.Context, st *store.Store, c clock.Clock, change func(*Authorities) error) (a *Authorities, err error) {
 	made, err := secret.NewAuthority(c.Now())

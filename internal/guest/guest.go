@@ -162,7 +162,8 @@ type Bootstrap struct {
 	Version   string        `json:"version"`
 	Address   string        `json:"address"`
 	Queue     string        `json:"queue"`
-	RPCURL    string        `json:"rpc_url,omitempty"` // "" for the in-process transport
-	RPCKey    []byte        `json:"rpc_key"`           // signs messages in both directions
+	RPCURL    string        `json:"rpc_url,omitempty"`   // "" for the in-process transport
+	BrokerCA  string        `json:"broker_ca,omitempty"` // who signs the certificate of an amqps:// broker, in PEM; "": as the system has it
+	RPCKey    []byte        `json:"rpc_key"`             // signs messages in both directions
 	Heartbeat time.Duration `json:"heartbeat"`
 }

@@ -30,8 +30,17 @@ type Authority struct {
 
 // NewAuthority makes an authority.
 func NewAuthority(now time.Time) (*Authority, error) {
+	return newAuthority("Grove database authority", now)
+}
+
+// NewBrokerAuthority makes an authority that signs the certificates of message brokers.
+func NewBrokerAuthority(now time.Time) (*Authority, error) {
+	return newAuthority("Grove broker authority", now)
+}
+
+func newAuthority(name string, now time.Time) (*Authority, error) {
 	template := &x509.Certificate{
-		Subject:   pkix.Name{Organization: []string{"Grove"}, CommonName: "Grove database authority"},
+		Subject:   pkix.Name{Organization: []string{"Grove"}, CommonName: name},
 		NotBefore: now.Add(-skew), NotAfter: now.Add(authorityLife),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +39,7 @@ type Broker struct {
 
 	dir   string
 	env   []string
+	tls   *BrokerTLS
 	epmd  *process
 	watch io.Closer
 	mu    sync.Mutex
@@ -50,7 +53,7 @@ func RabbitMQ(t testing.TB) *Broker {
 	Program(t, rabbitmqServer)
 	epmd := Program(t, "epmd")
 	sharedBroker.once.Do(func() {
-		sharedBroker.broker, sharedBroker.err = newBroker(epmd)
+		sharedBroker.broker, sharedBroker.err = newBroker(epmd, nil)
 	})
 	if sharedBroker.err != nil {
 		t.Fatalf("start RabbitMQ: %v", sharedBroker.err)
@@ -58,12 +61,30 @@ func RabbitMQ(t testing.TB) *Broker {
 	return sharedBroker.broker
 }
 
-func newBroker(epmd string) (*Broker, error) {
+// BrokerTLS names the PEM files of a broker that speaks TLS alone.
+type BrokerTLS struct {
+	CA     string
+	Server string // key and certificate, for 127.0.0.1
+}
+
+// RabbitMQOverTLS starts a broker of its own for the test, which speaks TLS alone and reads its files anew every second.
+func RabbitMQOverTLS(t testing.TB, files BrokerTLS) *Broker {
+	t.Helper()
+	Program(t, rabbitmqServer)
+	b, err := newBroker(Program(t, "epmd"), &files)
+	if err != nil {
+		t.Fatalf("start RabbitMQ: %v", err)
+	}
+	t.Cleanup(b.end)
+	return b
+}
+
+func newBroker(epmd string, tls *BrokerTLS) (*Broker, error) {
 	dir, err := os.MkdirTemp("", "grove-rabbitmq-")
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{dir: dir}
+	b := &Broker{dir: dir, tls: tls}
 	if b.watch, err = removeAfterwards(dir); err != nil {
 		return nil, err
 	}
@@ -114,17 +135,22 @@ func (b *Broker) configure(amqp, management, distribution, epmd int) error {
 	password := rand.Text()
 	b.URL = fmt.Sprintf("amqp://grove:%s@127.0.0.1:%d/", password, amqp)
 	b.ManagementURL = fmt.Sprintf("http://grove:%s@127.0.0.1:%d", password, management)
-	files := map[string]string{
-		"rabbitmq.conf": fmt.Sprintf(`listeners.tcp.1 = 127.0.0.1:%d
+	listeners := fmt.Sprintf(`listeners.tcp.1 = 127.0.0.1:%d
 management.tcp.ip = 127.0.0.1
 management.tcp.port = %d
-default_user = grove
+`, amqp, management)
+	if b.tls != nil {
+		b.URL, b.ManagementURL = strings.Replace(b.URL, "amqp:", "amqps:", 1), strings.Replace(b.ManagementURL, "http:", "https:", 1)
+		listeners = b.tls.listeners(amqp, management)
+	}
+	files := map[string]string{
+		"rabbitmq.conf": listeners + fmt.Sprintf(`default_user = grove
 default_pass = %s
 loopback_users = none
 collect_statistics_interval = 1000
 disk_free_limit.absolute = 10MB
 vm_memory_high_watermark.absolute = 1GB
-`, amqp, management, password),
+`, password),
 		"enabled_plugins": "[rabbitmq_management].\n",
 		"rabbitmq-env":    "",
 	}
@@ -142,12 +168,30 @@ vm_memory_high_watermark.absolute = 1GB
 		"RABBITMQ_LOG_BASE="+filepath.Join(b.dir, "log"),
 		"RABBITMQ_NODENAME=grove-"+strings.ToLower(rand.Text()[:12])+"@localhost",
 		"RABBITMQ_DIST_PORT="+strconv.Itoa(distribution),
-		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
+		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -ssl ssl_pem_cache_clean 1000",
 		"ERL_EPMD_ADDRESS=127.0.0.1",
 		"ERL_EPMD_PORT="+strconv.Itoa(epmd),
 		"RUNNING_UNDER_SYSTEMD=true", // so that the script becomes the node, and its process id the node's
 	)
 	return nil
+}
+
+// listeners are as `groved certificates init` tells operators to have them.
+func (f *BrokerTLS) listeners(amqp, management int) string {
+	return fmt.Sprintf(`listeners.tcp = none
+listeners.ssl.1 = 127.0.0.1:%[1]d
+ssl_options.certfile = %[3]s
+ssl_options.keyfile = %[3]s
+ssl_options.cacertfile = %[4]s
+ssl_options.verify = verify_none
+ssl_options.versions.1 = tlsv1.3
+ssl_options.versions.2 = tlsv1.2
+management.ssl.ip = 127.0.0.1
+management.ssl.port = %[2]d
+management.ssl.certfile = %[3]s
+management.ssl.keyfile = %[3]s
+management.ssl.cacertfile = %[4]s
+`, amqp, management, f.Server, f.CA)
 }
 
 func (b *Broker) start() error {
@@ -263,7 +307,7 @@ func (b *Broker) manage(method, path string, body []byte) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: b.trust()}}
 	resp, err := client.Do(req)
 	if err != nil {
 		return err
@@ -273,6 +317,18 @@ func (b *Broker) manage(method, path string, body []byte) error {
 		return fmt.Errorf("%s %s: %s", method, path, resp.Status)
 	}
 	return nil
+}
+
+// trust is how this package knows a broker that speaks TLS.
+func (b *Broker) trust() *tls.Config {
+	if b.tls == nil {
+		return nil
+	}
+	pool := x509.NewCertPool()
+	if text, err := os.ReadFile(b.tls.CA); err == nil {
+		pool.AppendCertsFromPEM(text)
+	}
+	return &tls.Config{RootCAs: pool}
 }
 
 // end stops everything and removes it.

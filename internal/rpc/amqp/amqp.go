@@ -12,7 +12,6 @@ package amqp
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -39,9 +38,9 @@ const (
 type Config struct {
 	URL     string // amqp:// or amqps://, with user, password and vhost
 	Role    Role
-	GuestID string // RoleGuest: whose account it is
-	Queue   string // RoleGuest: the queue that it serves
-	TLS     *tls.Config
+	GuestID string       // RoleGuest: whose account it is
+	Queue   string       // RoleGuest: the queue that it serves
+	Trust   Trust        // with amqps://: who signs the broker's certificate
 	Logger  *slog.Logger // nothing is logged when nil
 	Clock   clock.Clock
 

@@ -83,8 +83,12 @@ func (s *session) dial(ctx context.Context) (*amqp091.Connection, error) {
 	if s.t.cfg.Role == RoleGuest {
 		heartbeat = 30 * time.Second // thousands of them
 	}
+	tls, err := s.t.cfg.Trust.config()
+	if err != nil {
+		return nil, err
+	}
 	conn, err := amqp091.DialConfig(s.t.cfg.URL, amqp091.Config{
-		TLSClientConfig: s.t.cfg.TLS,
+		TLSClientConfig: tls,
 		Heartbeat:       heartbeat,
 		Properties:      amqp091.Table{"connection_name": s.t.name() + " " + s.purpose},
 		Dial: func(network, addr string) (net.Conn, error) {
