@@ -280,7 +280,7 @@ func (m *Manager) bootstrap(ctx context.Context, op *engine.Operation, s *subjec
 		return nil, err
 	}
 	b := guest.Bootstrap{
-		GuestID: s.guest.ID, Datastore: version.Manager, Version: version.Name, Address: s.guest.Address,
+		GuestID: s.guest.ID, Datastore: version.Manager, Version: version.Name, Address: s.guest.Address, VolumeID: s.guest.VolumeID,
 		Queue: s.guest.Queue, RPCKey: key, Heartbeat: m.Heartbeat,
 	}
 	if m.GuestRPCURL != nil {

@@ -92,7 +92,7 @@ func run(ctx context.Context, configFile string) error {
 }
 
 // bootstrap is what the file says: what the control plane gave, and, where no environment variable names another file
-// for it, the machine.
+// for it, the machine; without either that is a cloud's server.
 type bootstrap struct {
 	guest.Bootstrap
 	Host *host.Spec `json:"host,omitempty"`
@@ -125,10 +125,13 @@ func machineOf(b bootstrap) (host.Spec, error) {
 	if path := os.Getenv(host.SpecEnv); path != "" {
 		return host.ReadSpec(path)
 	}
-	if b.Host == nil {
-		return host.Spec{}, fmt.Errorf("the machine is not described: set %s to a file, or host in the configuration", host.SpecEnv)
+	switch {
+	case b.Host != nil:
+		return *b.Host, nil
+	case b.Address == "" || b.VolumeID == "":
+		return host.Spec{}, fmt.Errorf("the machine is not known: the configuration needs address and volume_id, or host, or %s set to a file", host.SpecEnv)
 	}
-	return *b.Host, nil
+	return host.Server(b.Address, b.VolumeID), nil
 }
 
 func find(name string) (datastore.Datastore, error) {

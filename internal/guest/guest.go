@@ -161,6 +161,7 @@ type Bootstrap struct {
 	Datastore string        `json:"datastore"`
 	Version   string        `json:"version"`
 	Address   string        `json:"address"`
+	VolumeID  string        `json:"volume_id,omitempty"` // the cloud's, of the data volume
 	Queue     string        `json:"queue"`
 	RPCURL    string        `json:"rpc_url,omitempty"`   // "" for the in-process transport
 	BrokerCA  string        `json:"broker_ca,omitempty"` // who signs the certificate of an amqps:// broker, in PEM; "": as the system has it

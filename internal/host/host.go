@@ -46,7 +46,9 @@ type Spec struct {
 	NetNS string `json:"netns,omitempty"`
 	// Device is the data volume's block device, mounted on DataDir. Where it is "", DataDir is itself the volume, and
 	// SizeFile holds its size in bytes.
-	Device   string `json:"device,omitempty"`
+	Device string `json:"device,omitempty"`
+	// VolumeID is the cloud's id of the data volume, by which its device is found; it takes Device's place.
+	VolumeID string `json:"volume_id,omitempty"`
 	SizeFile string `json:"size_file,omitempty"`
 	// Dedicated: the machine is this guest's alone.
 	Dedicated bool `json:"dedicated,omitempty"`
@@ -79,6 +81,14 @@ func ReadSpec(path string) (Spec, error) {
 	return s, nil
 }
 
+// Server is the host that a cloud's server is by itself: the whole machine is the guest's, and a volume of the cloud is
+// attached to it.
+func Server(address, volumeID string) Spec {
+	return Spec{
+		Dir: "/var/lib/grove-agent", DataDir: "/var/lib/grove-data", Address: address, VolumeID: volumeID, Dedicated: true, Announces: true,
+	}
+}
+
 // Open makes a host of the spec whose units are [Processes], and takes over those that run.
 func (s Spec) Open(log *slog.Logger) (*Host, error) {
 	units, err := OpenProcesses(s.Dir, log)
@@ -91,6 +101,9 @@ func (s Spec) Open(log *slog.Logger) (*Host, error) {
 
 // Volume is the spec's data volume.
 func (s Spec) Volume() Volume {
+	if s.VolumeID != "" {
+		return AttachedVolume{ID: s.VolumeID, MountPoint: s.DataDir}
+	}
 	if s.Device != "" {
 		return BlockVolume{Device: s.Device, MountPoint: s.DataDir}
 	}
