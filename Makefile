@@ -45,6 +45,15 @@ devcloud: ## start a small real OpenStack on loopback (DIR=.cache/devcloud); sto
 test-openstack: go ## install and start a real OpenStack, and run every test that needs one
 	@deploy/dev/test-openstack.sh
 
+.PHONY: packages
+packages: build ## build the Debian packages of the three programs, into dist/
+	@deploy/debian/build.sh
+
+.PHONY: test-packages
+test-packages: packages ## install them in a fresh Debian 12 (root), try them, and remove them again
+	@deploy/dev/install.sh packages
+	@deploy/debian/test.sh
+
 .PHONY: lint
 lint: go ## gofmt, vet, staticcheck, and the rules of the house
 	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "not formatted by gofmt:"; echo "$$out"; exit 1; }
@@ -74,4 +83,4 @@ fuzz: go ## run each fuzz target for a while (FUZZTIME=30s each)
 
 .PHONY: clean
 clean: ## remove what was built here
-	rm -rf bin .cache
+	rm -rf bin dist .cache

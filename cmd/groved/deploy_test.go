@@ -2,12 +2,17 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/grove-dbaas/grove/internal/config"
+	"github.com/grove-dbaas/grove/internal/telemetry/metric"
 )
 
 // The sample is a configuration that groved takes.
@@ -44,6 +49,63 @@ func TestUnits(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Alerts and dashboards ask for metrics that there are, and no metric is left out of both.
+func TestMetricsThatAreWatched(t *testing.T) {
+	c := config.Defaults()
+	c.Data = t.TempDir()
+	if err := ensureMasterKey(masterKeyPath(c)); err != nil {
+		t.Fatal(err)
+	}
+	h, err := newHouse(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.store.Close()
+	if err := h.connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.taskmanager(nil); err != nil {
+		t.Fatal(err)
+	}
+	metric.NewHTTP(h.metrics)
+	h.config.RPC.URL = "amqps://broker"
+	h.measureCertificates(nil)
+	there := map[string]bool{}
+	descriptions := make(chan *prometheus.Desc)
+	go func() { h.metrics.Describe(descriptions); close(descriptions) }()
+	for d := range descriptions {
+		for _, name := range metricName.FindAllString(d.String(), 1) {
+			there[name] = true
+		}
+	}
+	asked := map[string]bool{}
+	for _, file := range []string{"../../deploy/prometheus/grove.rules.yml", "../../deploy/grafana/grove.json"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range metricName.FindAllString(string(text), -1) {
+			for _, suffix := range []string{"_bucket", "_count", "_sum"} {
+				if whole := strings.TrimSuffix(name, suffix); there[whole] {
+					name = whole
+				}
+			}
+			if asked[name] = true; !there[name] {
+				t.Errorf("%s asks for %s, which nobody gives", file, name)
+			}
+		}
+	}
+	delete(there, "grove_heartbeat_batch_size") // of use to who tunes the taskmanager
+	delete(there, "grove_rpc_duration_seconds")
+	for name := range there {
+		if !asked[name] {
+			t.Errorf("nobody looks at %s", name)
+		}
+	}
+}
+
+var metricName = regexp.MustCompile(`\bgrove_[a-z_]+`)
 
 // Every part is tried, and a failed one is told of.
 func TestCheckTellsWhatFails(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -199,6 +200,7 @@ func (h *house) control() *control.Service {
 // taskmanager makes the manager on a provider and brings what it publishes up to date.
 func (h *house) taskmanager(provider cloud.Provider) (*taskmanager.Manager, error) {
 	c := h.config
+	h.metrics.Gauge("grove_operations_overdue_seconds", "How long the operation that is due longest has waited for a taskmanager.", h.overdue)
 	return taskmanager.New(taskmanager.Config{
 		Store: h.store, Cloud: provider, Transport: h.transport, Accounts: h.accounts, Datastores: all.Datastores(),
 		Region: c.Region, Node: h.node, GuestRPCURL: h.guestRPCURL(), BrokerCA: h.trust(), Heartbeat: c.Guests.Heartbeat, AgentTrial: c.Guests.AgentTrial,
@@ -208,6 +210,17 @@ func (h *house) taskmanager(provider cloud.Provider) (*taskmanager.Manager, erro
 		Workers:   c.Taskmanager.Workers, Lease: c.Taskmanager.Lease, Clock: clock.Real{}, Logger: h.logger,
 		Operations: metric.NewOperations(h.metrics), Reports: metric.NewReports(h.metrics),
 	})
+}
+
+// overdue is asked for at each scrape; without a database nobody knows.
+func (h *house) overdue() float64 {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	waited, err := h.store.Overdue(ctx)
+	if err != nil {
+		return math.NaN()
+	}
+	return waited.Seconds()
 }
 
 // publish writes what is on offer into the database: flavors and, where servers run on this machine, the datastore versions

@@ -2,7 +2,7 @@
 # Installs what is missing for "make demo", "make test" or "make test-openstack" on Debian, and nothing that is there
 # already.
 #
-#   deploy/dev/install.sh demo|test|openstack
+#   deploy/dev/install.sh demo|test|openstack|packages
 #
 # No service is started, stopped or enabled: while dpkg runs it finds stand-ins for the service commands first in its
 # path. They live in a temporary directory, so that nothing stays behind even when this script is killed, and a
@@ -57,7 +57,8 @@ openstack)
 		need "$package" installed "$package"
 	done
 	;;
-*) die "usage: $0 demo|test|openstack" ;;
+packages) need debootstrap command -v debootstrap ;;
+*) die "usage: $0 demo|test|openstack|packages" ;;
 esac
 
 # as_root runs a command as root: directly, or through sudo where that is allowed.

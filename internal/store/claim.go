@@ -65,6 +65,22 @@ func (s *Store) NextDue(ctx context.Context, limit time.Duration) (time.Duration
 	return max(next.Sub(now), 0), nil
 }
 
+// Overdue tells for how long the operation has waited for a taskmanager that is due longest; 0 when none waits.
+func (s *Store) Overdue(ctx context.Context) (time.Duration, error) {
+	db := s.read.WithContext(ctx)
+	now, err := s.now(db)
+	if err != nil {
+		return 0, err
+	}
+	var due []dbaas.Instant
+	err = db.Raw(`SELECT CASE WHEN wake_at > lease_until THEN wake_at ELSE lease_until END FROM operations o WHERE wake_at <= @now AND `+
+		claimable+` ORDER BY wake_at LIMIT 1`, map[string]any{"now": now}).Scan(&due).Error
+	if err != nil || len(due) == 0 {
+		return 0, s.failed("look for waiting operations", err)
+	}
+	return max(now.Sub(due[0]), 0), nil
+}
+
 // A parked operation that is leased counts with the end of its lease: the failover that parked it waits for that.
 const nextDue = `
 SELECT at FROM (SELECT wake_at AS at FROM operations o WHERE ` + claimable + ` ORDER BY wake_at LIMIT 1) AS free

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/testbed"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
 
@@ -185,6 +186,27 @@ func testNextDue(t *testing.T, s *Store) {
 	op.Status = dbaas.OperationSucceeded
 	mustSave(t, s, op, engine.Save{Ended: true})
 	next(time.Minute)
+}
+
+func TestOverdue(t *testing.T) { onBoth(t, testOverdue) }
+
+func testOverdue(t *testing.T, s *Store) {
+	none := func() {
+		t.Helper()
+		if got, err := s.Overdue(t.Context()); err != nil || got != 0 {
+			t.Errorf("overdue for %v (%v), want nothing", got, err)
+		}
+	}
+	none()
+	op := enqueue(t, s, "k")
+	testbed.Eventually(t, 5*time.Second, func() error {
+		if got, err := s.Overdue(t.Context()); err != nil || got < 10*time.Millisecond {
+			return fmt.Errorf("overdue for %v (%w)", got, err)
+		}
+		return nil
+	})
+	claim(t, s, op.ID, time.Minute)
+	none()
 }
 
 func TestLocks(t *testing.T) { onBoth(t, testLocks) }
