@@ -3,6 +3,7 @@ package taskmanager
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -10,6 +11,7 @@ import (
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/rpc"
+	"github.com/grove-dbaas/grove/internal/secret"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
@@ -89,15 +91,62 @@ func (m *Manager) dropStray(ctx context.Context, guestID string) error {
 
 // deleteAccountOf removes a guest's login: the password first, so that nobody makes the login again.
 func (m *Manager) deleteAccountOf(ctx context.Context, op *engine.Operation, g *dbaas.Guest) error {
-	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
-		id, err := tx.FindSecret(g.ID, control.SecretBrokerPassword)
-		if err != nil || id == "" {
-			return err
-		}
-		return tx.DeleteSecret(id)
-	})
+	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error { return dropSecret(tx, g.ID, control.SecretBrokerPassword) })
 	if err != nil {
 		return err
 	}
 	return m.Accounts.Delete(ctx, g.ID, g.Queue)
+}
+
+// nextBrokerPassword chooses what the guest logs in with once its server is rebuilt, the same whenever the operation asks: what
+// the old disk knew is worth nothing then. It is "" where guests have no logins.
+func (m *Manager) nextBrokerPassword(ctx context.Context, op *engine.Operation, s *subject) (password string, err error) {
+	if m.GuestRPCURL == nil {
+		return "", nil
+	}
+	err = m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
+		id, err := tx.FindSecret(s.guest.ID, control.SecretNextBrokerPassword)
+		if err != nil {
+			return err
+		}
+		if id != "" {
+			known, err := tx.RevealSecret(id)
+			if err != nil {
+				return err
+			}
+			if chosenBy, chosen, _ := strings.Cut(string(known), " "); chosenBy == op.ID {
+				password = chosen
+				return nil
+			}
+		}
+		password = secret.GeneratePassword()
+		_, err = tx.PutSecret(s.guest.ID, control.SecretNextBrokerPassword, []byte(op.ID+" "+password))
+		return err
+	})
+	return password, err
+}
+
+// renewAccount gives the guest another password at the broker and cuts off whoever came with the old one. The password is
+// stored first: who makes logins anew meanwhile takes the new one.
+func (m *Manager) renewAccount(ctx context.Context, op *engine.Operation, s *subject, password string) error {
+	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
+		_, err := tx.PutSecret(s.guest.ID, control.SecretBrokerPassword, []byte(password))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := m.Accounts.Delete(ctx, s.guest.ID, s.guest.Queue); err != nil {
+		return err
+	}
+	return m.Accounts.Ensure(ctx, rpc.Account{GuestID: s.guest.ID, Queue: s.guest.Queue, Password: password})
+}
+
+// dropSecret removes an owner's secret of a kind; one that is not there is success.
+func dropSecret(tx *store.Tx, ownerID, kind string) error {
+	id, err := tx.FindSecret(ownerID, kind)
+	if err != nil || id == "" {
+		return err
+	}
+	return tx.DeleteSecret(id)
 }

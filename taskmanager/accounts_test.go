@@ -2,7 +2,10 @@ package taskmanager_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"slices"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/datastore/all"
 	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/control"
@@ -217,4 +221,119 @@ func TestStrayAccounts(t *testing.T) {
 		t.Errorf("accounts %v, want %v", got, want)
 	}
 	must(t, h.accounts.Delete(t.Context(), stranger.GuestID, stranger.Queue))
+}
+
+// TestCapturedGuest sends what somebody says who has all that a guest's server knows. Nothing of it changes what is stored of
+// another guest, and what is told of the guest itself goes forward only (R12, R18).
+func TestCapturedGuest(t *testing.T) {
+	h := openBrokerHouse(t)
+	guests := h.addGuests(t, 2)
+	captured, victim := guests[0], guests[1]
+	must(t, h.manager.RestoreAccounts(t.Context()))
+	tr, err := amqp.Dial(context.Background(), amqp.Config{URL: h.guestURL(t, captured.Account), Role: amqp.RoleGuest, GuestID: captured.GuestID, Queue: captured.Queue})
+	must(t, err)
+	defer tr.Close()
+	victimBefore := h.rowsOf(t, victim.GuestID)
+
+	report := func(key []byte, guestID, status string, change func(m *rpc.Envelope)) {
+		t.Helper()
+		m, err := rpc.NewEnvelope(rpc.TopicReports, guest.MethodReport, guest.StatusReport{GuestID: guestID, Status: datastore.Status{Status: dbaas.GuestStatus(status)}})
+		must(t, err)
+		m.Sender, m.BootID, m.Sequence = captured.GuestID, dbaas.BootID(1, "boot"), 10
+		if change != nil {
+			change(m)
+		}
+		if key != nil {
+			must(t, rpc.Sign(key, m))
+		}
+		testbed.Eventually(t, time.Minute, func() error { return tr.Cast(t.Context(), m) })
+	}
+	none := func(*rpc.Envelope) {}
+	report(captured.key, victim.GuestID, "FAILED", none)                                                          // a claim about another
+	report(captured.key, victim.GuestID, "FAILED", func(m *rpc.Envelope) { m.Sender = victim.GuestID })           // in another's name
+	report(nil, captured.GuestID, "FAILED", none)                                                                 // not signed
+	report(victim.key, captured.GuestID, "FAILED", none)                                                          // by another's key
+	report(captured.key, captured.GuestID, "FAILED", func(m *rpc.Envelope) { m.Method = "nudge" })                // not a guest's method
+	report(captured.key, captured.GuestID, "FAILED", func(m *rpc.Envelope) { m.Args = []byte(`["no","sense"]`) }) // not understood
+	report(captured.key, captured.GuestID, "HEALTHY", none)                                                       // its own business
+	report(captured.key, captured.GuestID, "FAILED", func(m *rpc.Envelope) { m.Sequence = 9 })                    // said before
+	report(captured.key, captured.GuestID, "FAILED", func(m *rpc.Envelope) { m.BootID = dbaas.BootID(0, "earlier") })
+	if err := tr.Cast(t.Context(), &rpc.Envelope{Topic: rpc.TopicTaskmanager, Method: "nudge"}); dbaas.ErrorCode(err) != dbaas.Forbidden {
+		t.Errorf("a guest's word to the taskmanager gave %v", err)
+	}
+	// all that was said above has been dealt with when what is said last was
+	report(captured.key, captured.GuestID, "SHUTDOWN", func(m *rpc.Envelope) { m.Sequence = 11 })
+	testbed.Eventually(t, time.Minute, func() error {
+		g, err := h.store.Guest(t.Context(), captured.GuestID)
+		if err == nil && g.Status != "SHUTDOWN" {
+			err = fmt.Errorf("the captured guest is %s", g.Status)
+		}
+		return err
+	})
+	testbed.Eventually(t, time.Minute, func() error { // those handled beside the last one, too
+		u, err := url.Parse(h.broker.ManagementURL + "/api/queues/%2F/grove.reports?columns=messages")
+		if err != nil {
+			return err
+		}
+		var q struct{ Messages int }
+		if err := getJSON(u.String(), &q); err != nil || q.Messages > 0 {
+			return fmt.Errorf("%d reports wait, %w", q.Messages, err)
+		}
+		return nil
+	})
+	if after := h.rowsOf(t, victim.GuestID); after != victimBefore {
+		t.Errorf("the other guest was\n%s\nand is\n%s", victimBefore, after)
+	}
+	g, err := h.store.Guest(t.Context(), captured.GuestID)
+	must(t, err)
+	if g.Status != "SHUTDOWN" || g.Sequence != 11 {
+		t.Errorf("the captured guest is %s at %d", g.Status, g.Sequence)
+	}
+
+	// its login opens nothing else
+	management, err := url.Parse(h.broker.ManagementURL)
+	must(t, err)
+	management.User = url.UserPassword(captured.GuestID, captured.Password)
+	for _, path := range []string{"/api/whoami", "/api/overview", "/api/users", "/api/queues", "/api/connections", "/api/definitions", "/api/queues/%2F/grove.reports"} {
+		if err := getJSON(management.String()+path, nil); err == nil {
+			t.Errorf("the management API gives a guest %s", path)
+		}
+	}
+	h.broker.MakeVhost(t, "other")
+	elsewhere, err := amqp.Dial(context.Background(), amqp.Config{URL: h.guestURL(t, captured.Account) + "other", Role: amqp.RoleGuest, GuestID: captured.GuestID, Queue: captured.Queue})
+	must(t, err)
+	defer elsewhere.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		if elsewhere.Cast(ctx, &rpc.Envelope{Topic: rpc.TopicReports, Method: guest.MethodReport}) == nil {
+			t.Fatal("a guest reports in another vhost")
+		}
+	}
+}
+
+// rowsOf is all that the database says of a guest.
+func (h *brokerHouse) rowsOf(t *testing.T, guestID string) string {
+	t.Helper()
+	g, err := h.store.Guest(t.Context(), guestID)
+	must(t, err)
+	var beats int
+	h.sql(t, "SELECT COUNT(*) FROM heartbeats WHERE guest_id = '"+guestID+"'", &beats)
+	return fmt.Sprintf("%+v %d", *g, beats)
+}
+
+// getJSON reads from the management API; result may be nil.
+func getJSON(rawURL string, result any) error {
+	resp, err := http.Get(rawURL)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	if result == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(result)
 }

@@ -236,7 +236,13 @@ func (m *Manager) ensureServer(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return err
 	}
-	bootstrap, err := m.bootstrap(ctx, op, s, version)
+	password := ""
+	if m.GuestRPCURL != nil {
+		if password, err = m.brokerPassword(ctx, op, s); err != nil {
+			return err
+		}
+	}
+	bootstrap, err := m.bootstrap(ctx, s, version, password)
 	if err != nil {
 		return err
 	}
@@ -273,8 +279,8 @@ func (m *Manager) serverGroup(ctx context.Context, s *subject) (string, error) {
 	return id, refused(err)
 }
 
-// bootstrap is what the new server's agent must know before its first contact.
-func (m *Manager) bootstrap(ctx context.Context, op *engine.Operation, s *subject, version *dbaas.DatastoreVersion) ([]byte, error) {
+// bootstrap is what the new server's agent must know before its first contact, its password at the broker among it.
+func (m *Manager) bootstrap(ctx context.Context, s *subject, version *dbaas.DatastoreVersion, password string) ([]byte, error) {
 	key, err := m.Store.RevealSecret(ctx, s.guest.ID, control.SecretRPCKey)
 	if err != nil {
 		return nil, err
@@ -284,10 +290,6 @@ func (m *Manager) bootstrap(ctx context.Context, op *engine.Operation, s *subjec
 		Queue: s.guest.Queue, RPCKey: key, Heartbeat: m.Heartbeat,
 	}
 	if m.GuestRPCURL != nil {
-		password, err := m.brokerPassword(ctx, op, s)
-		if err != nil {
-			return nil, err
-		}
 		b.RPCURL = m.GuestRPCURL(s.guest.ID, password)
 	}
 	if m.BrokerCA != nil {

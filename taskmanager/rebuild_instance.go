@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/grove-dbaas/grove/internal/cloud"
+	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
@@ -57,16 +58,24 @@ func (m *Manager) rebuildServer(ctx context.Context, op *engine.Operation) error
 	if err != nil {
 		return err
 	}
-	bootstrap, err := m.bootstrap(ctx, op, s, version)
+	password, err := m.nextBrokerPassword(ctx, op, s)
 	if err != nil {
 		return err
 	}
-	return refused(m.Cloud.RebuildServer(ctx, s.guest.ServerID, cloud.ServerSpec{
+	bootstrap, err := m.bootstrap(ctx, s, version, password)
+	if err != nil {
+		return err
+	}
+	err = refused(m.Cloud.RebuildServer(ctx, s.guest.ServerID, cloud.ServerSpec{
 		GuestID: s.guest.ID, Name: objectName(s.guest.ID), FlavorID: s.instance.FlavorID,
 		Image: version.Image, ImageTags: version.ImageTags, Zone: s.instance.Zone,
 		PortID: s.guest.PortID, VolumeID: s.guest.VolumeID, RecordedID: s.guest.ServerID, UserData: bootstrap,
 		Metadata: map[string]string{"grove_instance_id": s.instance.ID, "grove_project_id": s.instance.ProjectID},
 	}))
+	if err != nil || password == "" {
+		return err
+	}
+	return m.renewAccount(ctx, op, s, password)
 }
 
 // meetAgent waits for the agent that came with the new root disk and takes its key, which secrets are sealed to.
@@ -80,8 +89,8 @@ func (m *Manager) meetAgent(ctx context.Context, op *engine.Operation) error {
 		op.SetProgress("the guest agent does not answer yet")
 		return later(op, agentPoll)
 	}
-	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
 		s.guest.PublicKey = report.PublicKey
-		return nil
+		return dropSecret(tx, s.guest.ID, control.SecretNextBrokerPassword)
 	})
 }
