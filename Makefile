@@ -54,6 +54,11 @@ test-packages: packages ## install them in a fresh Debian 12 (root), try them, a
 	@deploy/dev/install.sh packages
 	@deploy/debian/test.sh
 
+.PHONY: guest-image
+guest-image: go ## build a bootable guest image as root (IMAGE=.cache/guest-image/grove-guest.qcow2), and boot it once under QEMU
+	@deploy/image/build.sh $${IMAGE:-.cache/guest-image/grove-guest.qcow2}
+	@deploy/image/boot-test.sh $${IMAGE:-.cache/guest-image/grove-guest.qcow2}
+
 .PHONY: lint
 lint: go ## gofmt, vet, staticcheck, and the rules of the house
 	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "not formatted by gofmt:"; echo "$$out"; exit 1; }

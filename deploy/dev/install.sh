@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs what is missing for "make demo", "make test" or "make test-openstack" on Debian, and nothing that is there
-# already.
+# Installs what is missing for "make demo", "make test", "make test-openstack" or "make guest-image" on Debian, and nothing
+# that is there already.
 #
-#   deploy/dev/install.sh demo|test|openstack|packages
+#   deploy/dev/install.sh demo|test|openstack|packages|image|boot-image
 #
 # No service is started, stopped or enabled: while dpkg runs it finds stand-ins for the service commands first in its
 # path. They live in a temporary directory, so that nothing stays behind even when this script is killed, and a
@@ -58,7 +58,21 @@ openstack)
 	done
 	;;
 packages) need debootstrap command -v debootstrap ;;
-*) die "usage: $0 demo|test|openstack|packages" ;;
+image)
+	need debootstrap command -v debootstrap
+	need extlinux command -v extlinux
+	need fdisk command -v sfdisk
+	need e2fsprogs command -v mkfs.ext4
+	need mount command -v losetup
+	need qemu-utils command -v qemu-img
+	;;
+boot-image)
+	need qemu-system-x86 command -v qemu-system-x86_64
+	need genisoimage command -v genisoimage
+	need qemu-utils command -v qemu-img
+	need rabbitmq-server rabbitmq_bin
+	;;
+*) die "usage: $0 demo|test|openstack|packages|image|boot-image" ;;
 esac
 
 # as_root runs a command as root: directly, or through sudo where that is allowed.
