@@ -53,7 +53,11 @@ status=0
 env "$mark" TMPDIR="$tmp" GROVE_DEVCLOUD="$cloud" GROVE_TEST_NETWORK="$network" GROVE_TEST_IMAGE_TAG=redis \
 	go test -count=1 -p 2 -timeout 30m -v -run 'OpenStack|^TestConformance$' "$@" ./internal/cloud/openstack ./internal/e2e 2>&1 |
 	tee "$tmp/output" | grep --line-buffered -vE '^=== |^PASS$' || status=1
-if grep -q 'no tests to run' "$tmp/output" || grep -B1 -E '^ *--- SKIP' "$tmp/output" | grep -vE '^--$|--- SKIP|a long run'; then
+if [ $# = 0 ] && grep -q 'no tests to run' "$tmp/output" || ! grep -q '^--- PASS' "$tmp/output"; then
+	say "there were no tests to run"
+	status=1
+fi
+if grep -B1 -E '^ *--- SKIP' "$tmp/output" | grep -vE '^--$|--- SKIP|a long run'; then
 	say "a test was skipped that a cloud is started for"
 	status=1
 fi
