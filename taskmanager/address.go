@@ -39,7 +39,7 @@ func (m *Manager) ensureAddress(ctx context.Context, op *engine.Operation) error
 	}
 	a, err := m.Cloud.EnsureAddress(ctx, spec)
 	if err != nil {
-		return refused(err)
+		return m.refusedByCloud(ctx, op, err)
 	}
 	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
 		s.instance.AddressID, s.instance.Addresses = a.ID, shown(a.Address, a.Network)

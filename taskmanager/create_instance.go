@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
@@ -49,7 +50,34 @@ func (m *Manager) giveUpCreating(ctx context.Context, op *engine.Operation) erro
 	if err := m.endChildren(ctx, op); err != nil {
 		return err
 	}
+	m.addConsole(ctx, op)
 	return m.giveUp(ctx, op)
+}
+
+const (
+	// consoleLines and consoleBytes are how much of a console is kept.
+	consoleLines = 20
+	consoleBytes = 4000
+	consoleTitle = "\nThe console's last lines:\n"
+)
+
+// addConsole shows operators what the server of a guest that never came to serve said last, if the cloud tells that.
+func (m *Manager) addConsole(ctx context.Context, op *engine.Operation) {
+	s, err := m.load(ctx, op)
+	if err != nil || s.guest.ServerID == "" || op.Failure == nil || strings.Contains(op.Failure.Details, consoleTitle) {
+		return
+	}
+	text, err := m.Cloud.Console(ctx, s.guest.ServerID, consoleLines)
+	if err != nil {
+		m.Logger.DebugContext(ctx, "console not read", "server", s.guest.ServerID, "error", err)
+	}
+	text = strings.ToValidUTF8(strings.TrimSpace(text), "")
+	if len(text) > consoleBytes {
+		text = strings.ToValidUTF8(text[len(text)-consoleBytes:], "")
+	}
+	if text != "" {
+		op.Failure.Details += consoleTitle + text
+	}
 }
 
 // markCreated publishes the instance. A member of a cluster that is being built stays so until the whole stands.
@@ -78,7 +106,7 @@ func (m *Manager) ensureSecurityGroup(ctx context.Context, op *engine.Operation)
 	}
 	id, err := m.applyAccess(ctx, s, s.instance.Access)
 	if err != nil {
-		return err
+		return m.refusedByCloud(ctx, op, err)
 	}
 	return op.Put(createState{aboutGuest: aboutGuest{GuestID: s.guest.ID}, SecurityGroupID: id})
 }
@@ -141,7 +169,7 @@ func (m *Manager) ensurePort(ctx context.Context, op *engine.Operation) error {
 	}
 	port, err := m.Cloud.EnsurePort(ctx, spec)
 	if err != nil {
-		return refused(err)
+		return m.refusedByCloud(ctx, op, err)
 	}
 	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
 		s.guest.PortID, s.guest.Address = port.ID, port.Address
@@ -162,7 +190,7 @@ func (m *Manager) ensureVolume(ctx context.Context, op *engine.Operation) error 
 		Type: s.instance.VolumeType, Zone: s.instance.Zone, RecordedID: s.guest.VolumeID,
 	})
 	if err != nil {
-		return refused(err)
+		return m.refusedByCloud(ctx, op, err)
 	}
 	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
 		s.guest.VolumeID = volume.ID
@@ -248,7 +276,7 @@ func (m *Manager) ensureServer(ctx context.Context, op *engine.Operation) error 
 	}
 	group, err := m.serverGroup(ctx, s)
 	if err != nil {
-		return err
+		return m.refusedByCloud(ctx, op, err)
 	}
 	server, err := m.Cloud.EnsureServer(ctx, cloud.ServerSpec{
 		GroupID: group,
@@ -258,7 +286,7 @@ func (m *Manager) ensureServer(ctx context.Context, op *engine.Operation) error 
 		Metadata: map[string]string{"grove_instance_id": s.instance.ID, "grove_project_id": s.instance.ProjectID},
 	})
 	if err != nil {
-		return refused(err)
+		return m.refusedByCloud(ctx, op, err)
 	}
 	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
 		s.guest.ServerID = server.ID
@@ -315,6 +343,10 @@ func (m *Manager) awaitServer(ctx context.Context, op *engine.Operation) error {
 	case cloud.ServerActive:
 		return nil
 	case cloud.ServerError:
+		if server.NoRoom {
+			return m.refusedByCloud(ctx, op, dbaas.WrapError(serverFault(server.Fault), dbaas.OverLimit,
+				"The cloud has no machine left for the server, or none where its locality and zone let it run."))
+		}
 		return engine.Permanent(dbaas.WrapError(serverFault(server.Fault), dbaas.Internal, "The server could not be started."))
 	default:
 		op.SetProgress("the server is %s", server.Status)
@@ -359,6 +391,24 @@ func (m *Manager) awaitCopy(ctx context.Context, op *engine.Operation) error {
 		return later(op, readyPoll)
 	}
 	return nil
+}
+
+// refusedByCloud is refused, and tells operators when the cloud is exhausted: tenants cannot mend that.
+func (m *Manager) refusedByCloud(ctx context.Context, op *engine.Operation, err error) error {
+	if dbaas.ErrorCode(err) == dbaas.OverLimit {
+		m.Operations.Exhausted(op.Step)
+		m.Logger.ErrorContext(ctx, "the cloud is exhausted", "operation", op.ID, "kind", op.Kind, "step", op.Step, "resource", op.ResourceID, "error", err)
+		told := m.Store.Tx(ctx, func(tx *store.Tx) error {
+			return tx.InsertEvent(&dbaas.Event{ // of no project: for administrators
+				ResourceType: op.ResourceType, ResourceID: op.ResourceID, OperationID: op.ID, Kind: "cloud.exhausted",
+				Message: dbaas.ErrorMessage(err), Actor: "taskmanager", RequestID: op.RequestID,
+			})
+		})
+		if told != nil {
+			return told // and tried again
+		}
+	}
+	return refused(err)
 }
 
 // refused tells an answer that no retry can change from one that may pass.

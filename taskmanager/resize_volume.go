@@ -45,7 +45,7 @@ func (m *Manager) extendVolumes(ctx context.Context, op *engine.Operation) error
 	}
 	for _, one := range s.growing() {
 		if err := m.Cloud.ExtendVolume(ctx, one.guest.VolumeID, one.instance.VolumeSize); err != nil {
-			return refused(err)
+			return m.refusedByCloud(ctx, op, err)
 		}
 	}
 	return nil

@@ -68,6 +68,7 @@ type Server struct {
 	FlavorID string
 	HostDown bool   // the provider knows that the machine beneath it is dead
 	Fault    string // the provider's reason for ERROR; for operators
+	NoRoom   bool   // the provider found no machine for it: ERROR
 }
 
 // ServerSpec is a wish for a server. Name and GuestID are chosen before the call and found again by.
@@ -94,6 +95,8 @@ type Compute interface {
 	EnsureServer(ctx context.Context, s ServerSpec) (*Server, error)
 	// Server finds a server; dbaas.NotFound when it is gone.
 	Server(ctx context.Context, id string) (*Server, error)
+	// Console gives the last lines of a server's console, for operators; "" where there is none.
+	Console(ctx context.Context, id string, lines int) (string, error)
 	// ResizeServer begins a change of flavor that ends in VERIFY_RESIZE; with the flavor already there it is success.
 	ResizeServer(ctx context.Context, id, flavorID string) error
 	// ConfirmResize makes a resize final, RevertResize begins the way back; where no resize waits, both are success.

@@ -563,6 +563,8 @@ func testGoneIsGone(t *testing.T, f Fixture) {
 	notFound("rebuild", c.RebuildServer(ctx, id, cloud.ServerSpec{}))
 	notFound("extend", c.ExtendVolume(ctx, id, 2))
 	notFound("attach", c.AttachVolume(ctx, id, id))
+	_, err = c.Console(ctx, id, 1)
+	notFound("console", err)
 	for what, err := range map[string]error{
 		"detach":                c.DetachVolume(ctx, id, id),
 		"delete server":         c.DeleteServer(ctx, id),

@@ -308,6 +308,20 @@ func (d *Double) Catalog(ctx context.Context) (*dbaas.Catalog, error) {
 	return &cat, d.wire(ctx, "catalog", func() (bool, error) { return false, nil })
 }
 
+// Console says which server it is of.
+func (d *Double) Console(ctx context.Context, id string, _ int) (text string, err error) {
+	d.mu.Lock()
+	defer d.unlock()
+	err = d.wire(ctx, "console", func() (bool, error) {
+		if d.servers[id] == nil {
+			return false, dbaas.Errorf(dbaas.NotFound, "There is no server %s.", id)
+		}
+		text = "the console of " + id
+		return false, nil
+	})
+	return text, err
+}
+
 // Owned lists all that carries a tag.
 func (d *Double) Owned(ctx context.Context, guestID string) ([]cloud.Resource, error) {
 	d.mu.Lock()

@@ -225,6 +225,11 @@ func (c *Shared) RebuildServer(ctx context.Context, id string, s cloud.ServerSpe
 	return tell(ctx, c, "RebuildServer", id, s)
 }
 
+// Console implements [cloud.Provider].
+func (c *Shared) Console(ctx context.Context, id string, lines int) (string, error) {
+	return ask[string](ctx, c, "Console", id, lines)
+}
+
 // DeleteServer implements [cloud.Provider].
 func (c *Shared) DeleteServer(ctx context.Context, id string) error {
 	return tell(ctx, c, "DeleteServer", id)

@@ -54,6 +54,7 @@ func (s *server) view() *cloud.Server {
 	v := &cloud.Server{ID: s.ID, Name: s.Name, Status: cloud.ServerStatus(s.Status), FlavorID: s.Flavor.ID, HostDown: s.HostStatus == "DOWN"}
 	if s.Status == string(cloud.ServerError) {
 		v.Fault = s.Fault.Message
+		v.NoRoom = strings.Contains(v.Fault, "No valid host") || strings.Contains(v.Fault, "affinity")
 	}
 	return v
 }
@@ -289,6 +290,16 @@ func (c *Cloud) on(ctx context.Context, id string, deed func(*session, *server) 
 		return err
 	}
 	return deed(s, found)
+}
+
+// Console implements [cloud.Compute].
+func (c *Cloud) Console(ctx context.Context, id string, lines int) (string, error) {
+	s, err := c.session(ctx)
+	if err != nil {
+		return "", err
+	}
+	text, err := servers.ShowConsoleOutput(ctx, s.compute, id, servers.ShowConsoleOutputOpts{Length: lines}).Extract()
+	return text, act(err, "server", id)
 }
 
 // ResizeServer implements [cloud.Compute].

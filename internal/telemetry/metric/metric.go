@@ -103,6 +103,7 @@ type Operations struct {
 	lost        prometheus.Counter
 	failovers   *prometheus.HistogramVec
 	protection  *prometheus.CounterVec
+	exhausted   *prometheus.CounterVec
 }
 
 // NewOperations registers the metrics of the engine.
@@ -120,8 +121,16 @@ func NewOperations(r *Registry) *Operations {
 	m.failovers = r.histogram("grove_failover_duration_seconds",
 		"From the detection of a failure until the instance's address leads to who takes writes, by manner (automatic, planned, drill, revived).",
 		workBuckets(), "manner")
+	m.exhausted = r.counter("grove_cloud_exhausted_total", "Steps that failed because the cloud has no room left: a quota, a network, its machines.", "step")
 	m.protection = r.counter("grove_instance_protection_changes_total", "Hot standbys that became protected or degraded.", "state")
 	return m
+}
+
+// Exhausted counts a step that the cloud had no room for.
+func (m *Operations) Exhausted(step string) {
+	if m != nil {
+		m.exhausted.WithLabelValues(step).Inc()
+	}
 }
 
 // Failover counts a failover, took after its reason was seen.
