@@ -175,6 +175,40 @@ func TestTakenVolume(t *testing.T) {
 	}
 }
 
+// TestLostAndDoubledVolume: a volume is made and the reply to it lost, or it is made twice: asked again, the provider makes
+// no other, and of two it keeps the one recorded.
+func TestLostAndDoubledVolume(t *testing.T) {
+	for name, ids := range map[string][]string{"reply lost": {"one"}, "made twice, reply lost": {"one", "two"}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWire(t)
+			posts, deleted, there := 0, []string{}, []string{}
+			w.answers["GET /volume/v3/volumes/detail"] = func(out http.ResponseWriter, r *http.Request) {
+				fault(200, `{"volumes": [`+strings.Join(there, ",")+`]}`, "Content-Type", "application/json")(out, r)
+			}
+			w.answers["POST /volume/v3/volumes"] = func(http.ResponseWriter, *http.Request) {
+				posts++
+				for _, id := range ids {
+					there = append(there, fmt.Sprintf(`{"id": %q, "name": "grove-g", "status": "available", "size": 1, "metadata": {"grove_guest": "g"}}`, id))
+				}
+				panic(http.ErrAbortHandler)
+			}
+			w.answers["DELETE /volume/v3/volumes/one"] = func(out http.ResponseWriter, r *http.Request) {
+				deleted = append(deleted, "one")
+				fault(202, "")(out, r)
+			}
+			c, spec := w.cloud(t, nil), cloud.VolumeSpec{GuestID: "g", Name: "grove-g", SizeGB: 1}
+			if _, err := c.EnsureVolume(t.Context(), spec); err == nil || dbaas.ErrorCode(err) != dbaas.Internal {
+				t.Errorf("a lost reply is worth a retry, not %v", err)
+			}
+			spec.RecordedID = ids[len(ids)-1]
+			v, err := c.EnsureVolume(t.Context(), spec)
+			if err != nil || v.ID != spec.RecordedID || posts != 1 || len(deleted) != len(ids)-1 {
+				t.Errorf("%+v, %v after %d creations; deleted: %v", v, err, posts, deleted)
+			}
+		})
+	}
+}
+
 // TestLoginAnew: an expired or revoked token is replaced without the caller's notice.
 func TestLoginAnew(t *testing.T) {
 	w := newWire(t)
