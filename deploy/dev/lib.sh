@@ -48,13 +48,21 @@ begin_run() {
 	postgres=
 }
 
-# left_processes prints the ids of processes that the run started and that still live.
+# left_processes prints the ids of processes that the run started and that still live. A database's server rewrites its
+# arguments and may be without the environment: it works in a directory of the run.
 left_processes() {
+	local cwd
 	{
 		env -u GROVE_RUN grep -lszxF "$mark" /proc/[0-9]*/environ || true
 		env -u GROVE_RUN grep -lsF -f - /proc/[0-9]*/cmdline <<<"$tmp" || true
+		for cwd in /proc/[0-9]*/cwd; do
+			case $(readlink "$cwd" 2>/dev/null || true) in "$tmp"/*) echo "$cwd" ;; esac
+		done
 	} | cut -d/ -f3 | sort -un
 }
+
+# left_addresses prints the addresses of lo that the tests gave to servers.
+left_addresses() { ip -o -4 address show dev lo label lo:grove 2>/dev/null | awk '{ print $4 }'; }
 
 left_mounts() { awk -v dir="$tmp" 'index($2, dir "/") == 1 { print $2 }' /proc/self/mounts | sort -r; }
 
@@ -75,7 +83,7 @@ left_bridges() {
 
 # sweep tells what the run has left behind and removes it; it fails when there was anything.
 sweep() {
-	local pid mount loop pids mounts loops bridge bridges namespace tries
+	local pid mount loop pids mounts loops bridge bridges namespace address addresses tries
 	for ((tries = 0; tries < 50; tries++)); do # what ends by itself may take a moment
 		pids=$(left_processes)
 		[ -z "$pids" ] && break
@@ -103,7 +111,12 @@ sweep() {
 		done
 		ip link delete "$bridge" || true
 	done
-	[ -z "$pids$mounts$loops$bridges" ]
+	addresses=$(left_addresses)
+	for address in $addresses; do
+		say "left behind: address $address"
+		ip address delete "$address" dev lo || true
+	done
+	[ -z "$pids$mounts$loops$bridges$addresses" ]
 }
 
 # free_port prints a port that nothing listens on at 127.0.0.1: the first of its arguments that is free, or another

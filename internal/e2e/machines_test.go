@@ -184,7 +184,7 @@ func (one *machine) boot() error {
 	if one.agent != nil {
 		return nil
 	}
-	if out, err := exec.Command("ip", "addr", "replace", one.address+"/32", "dev", "lo").CombinedOutput(); err != nil {
+	if out, err := exec.Command("ip", "addr", "replace", one.address+"/32", "dev", "lo", "label", "lo:grove").CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	log, err := os.OpenFile(one.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
