@@ -189,7 +189,7 @@ func (g *Guest) owned(r *record) []directive {
 
 // listens tells on which addresses the server listens: on one that moves also while another machine has it.
 func (g *Guest) listens(d datastore.Desired) string {
-	if !g.host.Announces || d.Moving == nil {
+	if d.Moving == nil || !g.host.Announces {
 		return d.Address
 	}
 	return d.Address + " " + d.Moving.Address
