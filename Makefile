@@ -78,6 +78,10 @@ simulate: go ## play random histories of the engine (SEEDS=100000), or show one 
 crash: go ## the whole crash suite: every workflow killed at every point, on both databases (hours)
 	@GROVE_CRASH=full deploy/dev/test.sh -timeout 6h -run "AtEveryStep|TestClusterHeals|TestTLSCluster" ./taskmanager ./datastore/redis
 
+.PHONY: crash-openstack
+crash-openstack: go ## a taskmanager killed at every step of an instance's life on a real OpenStack
+	@GROVE_CRASH=full deploy/dev/test-openstack.sh -timeout 2h -run TestKilledAtEveryStepOnOpenStack
+
 .PHONY: soak
 soak: go ## a hot standby on a starved machine for an hour (SOAK=1h), every outage of what it needs, 200 creates while all dies
 	@GROVE_SOAK=$${SOAK:-1h} deploy/dev/test.sh -timeout 24h -run "TestBusyMachine|TestOutages|CreatesWhileEverythingDies|TestPausedTaskmanager" ./internal/e2e

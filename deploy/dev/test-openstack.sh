@@ -14,7 +14,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
 cd "$repo"
 
-[ "$(id -u)" = 0 ] || exec sudo --preserve-env=GROVE_DEVCLOUD,GROVE_SOAK,PATH "$0" "$@"
+[ "$(id -u)" = 0 ] || exec sudo --preserve-env=GROVE_DEVCLOUD,GROVE_SOAK,GROVE_CRASH,PATH "$0" "$@"
 "$here/install.sh" test
 "$here/install.sh" openstack
 # shellcheck source=deploy/dev/lib.sh

@@ -501,12 +501,9 @@ func TestCreatesWhileEverythingDies(t *testing.T) {
 	})
 }
 
-// TestManyOpenStackCreatesWhileEverythingDies is the same on OpenStack, whose services are not killed.
-func TestManyOpenStackCreatesWhileEverythingDies(t *testing.T) {
-	if os.Getenv(soakVariable) == "" {
-		t.Skip("a long run: `make soak` with GROVE_DEVCLOUD")
-	}
-	d := loginDevcloud(t)
+// openOpenStackFleet is a fleet on OpenStack, with the administrator's token.
+func openOpenStackFleet(t *testing.T, d *devcloud) *fleet {
+	t.Helper()
 	watchMachines(t, filepath.Join(d.dir, "data/nova/servers"), d.project)
 	f := openFleet(t, 15*time.Second, fmt.Sprintf(`
 api: {auth: keystone, token_cache: 5s, rate_limits: {GET: 0, POST: 0, PUT: 0, DELETE: 0}}
@@ -522,6 +519,16 @@ cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
 		t.Fatal(err)
 	}
 	f.token, f.project = d.token(t, "dev-admin")
+	return f
+}
+
+// TestManyOpenStackCreatesWhileEverythingDies is the same on OpenStack, whose services are not killed.
+func TestManyOpenStackCreatesWhileEverythingDies(t *testing.T) {
+	if os.Getenv(soakVariable) == "" {
+		t.Skip("a long run: `make soak` with GROVE_DEVCLOUD")
+	}
+	d := loginDevcloud(t)
+	f := openOpenStackFleet(t, d)
 	f.least = 3 * turns
 	offerRedis(f.caller(0))
 	f.soak(50, 5, 8*time.Second, object{"datastore": object{"type": "redis", "version": "7.0"}}, func(w wish) error {
