@@ -38,6 +38,7 @@ BEGIN
         SELECT table_name, string_agg(format('ALTER COLUMN %I TYPE text COLLATE "C"', column_name), ', ') AS changes
         FROM information_schema.columns
         WHERE table_schema = current_schema() AND data_type = 'text' AND table_name <> 'goose_db_version'
+            AND collation_name IS DISTINCT FROM 'C'
         GROUP BY table_name
     LOOP
         EXECUTE format('ALTER TABLE %I %s', c.table_name, c.changes);

@@ -52,7 +52,8 @@ func inGo(dialect goose.Dialect) []*goose.Migration {
 	}
 	return []*goose.Migration{
 		goose.NewGoMigration(2, onlyPostgres(postgresStorageUp), onlyPostgres(postgresStorageDown)),
-		goose.NewGoMigration(4, onlyPostgres(collateFormsUp), onlyPostgres(nothing)),
+		goose.NewGoMigration(4, onlyPostgres(collateUp), onlyPostgres(nothing)),
+		goose.NewGoMigration(7, onlyPostgres(collateUp), onlyPostgres(nothing)),
 	}
 }
 

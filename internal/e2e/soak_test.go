@@ -133,8 +133,8 @@ func (f *fleet) caller(turn int) *house {
 	return &house{t: f.t, base: bases[turn%len(bases)], project: f.project, token: f.token}
 }
 
-// send repeats a request, by other processes too, until it is answered; a POST carries an Idempotency-Key. Only cut
-// connections and 503 are repeated.
+// send repeats a request, by other processes too, until it is answered; a POST carries an Idempotency-Key. Repeated is what was
+// cut off, and what is answered with a Retry-After: 503, and 409 while nobody knows yet what became of the first try.
 func (f *fleet) send(method, path string, body any) (*answer, error) {
 	key := rand.Text()
 	deadline := time.Now().Add(3 * time.Minute)
@@ -143,7 +143,7 @@ func (f *fleet) send(method, path string, body any) (*answer, error) {
 		if err == nil && a.status >= 500 {
 			f.refused.Add(1)
 		}
-		if err == nil && a.status != 503 {
+		if err == nil && a.header.Get("Retry-After") == "" {
 			return a, nil
 		}
 		if time.Now().After(deadline) {
