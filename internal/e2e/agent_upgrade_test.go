@@ -25,7 +25,7 @@ func (h *house) agentUpgrade(in *instance, location, sum string) object {
 	var op object
 	eventually(h.t, 3*time.Minute, func() error {
 		op = h.do(200, "GET", "/operations/"+id, nil).body
-		if status := op.text("operation", "status"); status == "running" {
+		if op.at("operation", "ended") == nil {
 			return fmt.Errorf("it is at %s: %s", op.text("operation", "step"), op.text("operation", "progress"))
 		}
 		return nil
