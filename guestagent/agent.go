@@ -27,14 +27,15 @@ import (
 	"github.com/grove-dbaas/grove/internal/secret"
 )
 
-// Config is what an Agent works with. All fields but the last four are needed.
+// Config is what an Agent works with. All fields but the last five are needed.
 type Config struct {
 	Bootstrap guest.Bootstrap
 	Host      *host.Host
 	Datastore datastore.Datastore
 	Transport rpc.Transport
-	Version   string    // of the agent
-	Programs  *Programs // nil: it cannot be replaced by itself
+	Version   string       // of the agent
+	Programs  *Programs    // nil: it cannot be replaced by itself
+	Trust     *BrokerTrust // nil: the broker is known as the system does
 	Clock     clock.Clock
 	Logger    *slog.Logger
 }
@@ -402,7 +403,7 @@ const (
 func (a *Agent) look(ctx context.Context, atMost time.Duration) *guest.StatusReport {
 	ctx, cancel := context.WithTimeout(ctx, atMost)
 	defer cancel()
-	r := &guest.StatusReport{GuestID: a.Bootstrap.GuestID, PublicKey: a.key.Public(), AgentVersion: a.Version}
+	r := &guest.StatusReport{GuestID: a.Bootstrap.GuestID, PublicKey: a.key.Public(), AgentVersion: a.Version, BrokerTrust: a.Trust.names()}
 	r.Prepared = a.memory.get().Prepared
 	if !r.Prepared {
 		r.Status = datastore.Status{Status: dbaas.GuestBuilding, Cause: "The guest waits for its first order."}

@@ -383,7 +383,8 @@ func (s *silence) judge(r *guest.StatusReport, began, now time.Time) *guest.Stat
 
 // changed tells whether a look is worth a report: numbers travel with heartbeats.
 func changed(last, now *guest.StatusReport) bool {
-	if last == nil || last.Prepared != now.Prepared || last.GroupEpoch != now.GroupEpoch || !slices.EqualFunc(last.Peers, now.Peers, sameView) {
+	if last == nil || last.Prepared != now.Prepared || last.GroupEpoch != now.GroupEpoch || !slices.EqualFunc(last.Peers, now.Peers, sameView) ||
+		!slices.Equal(last.BrokerTrust, now.BrokerTrust) {
 		return true
 	}
 	was, is := last.Status, now.Status

@@ -54,6 +54,7 @@ func inGo(dialect goose.Dialect) []*goose.Migration {
 		goose.NewGoMigration(2, onlyPostgres(postgresStorageUp), onlyPostgres(postgresStorageDown)),
 		goose.NewGoMigration(4, onlyPostgres(collateUp), onlyPostgres(nothing)),
 		goose.NewGoMigration(7, onlyPostgres(collateUp), onlyPostgres(nothing)),
+		goose.NewGoMigration(9, onlyPostgres(collateUp), onlyPostgres(nothing)),
 	}
 }
 

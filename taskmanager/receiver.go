@@ -71,7 +71,7 @@ func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.St
 		GuestID: g.ID, BootID: e.BootID, Sequence: e.Sequence,
 		Status: dbaas.GuestStatus(clip(string(r.Status.Status), longestKind)), StatusCause: clip(r.Status.Cause, longestSentence),
 		PublicKey: r.PublicKey, AgentVersion: clip(r.AgentVersion, longestKind),
-		Observed: r.Status.Observed, Peers: peersOf(r), Events: reportedEvents(g, r),
+		Observed: r.Status.Observed, Peers: peersOf(r), Events: reportedEvents(g, r), BrokerTrust: clip(strings.Join(r.BrokerTrust, " "), longestTrust),
 	})
 	if err != nil || !changed {
 		return err
@@ -114,6 +114,7 @@ const (
 	mostReportedEvents = 100
 	longestKind        = 64
 	longestSentence    = 1000
+	longestTrust       = 10_000 // some three hundred authorities
 )
 
 func reportedEvents(g *dbaas.Guest, r *guest.StatusReport) []dbaas.Event {

@@ -73,12 +73,13 @@ func run(ctx context.Context, configFile string) error {
 	if err != nil {
 		return err
 	}
-	transport, err := amqp.Dial(ctx, amqp.Config{URL: b.RPCURL, Role: amqp.RoleGuest, GuestID: b.GuestID, Queue: b.Queue, Trust: trustOf(b), Logger: logger})
+	trust := openTrust(b, spec.Dir)
+	transport, err := amqp.Dial(ctx, amqp.Config{URL: b.RPCURL, Role: amqp.RoleGuest, GuestID: b.GuestID, Queue: b.Queue, Trust: certificatesOf(trust), Logger: logger})
 	if err != nil {
 		return err
 	}
 	agent, err := guestagent.New(guestagent.Config{
-		Bootstrap: b.Bootstrap, Host: machine, Datastore: d, Transport: transport, Version: version, Programs: programs, Logger: logger,
+		Bootstrap: b.Bootstrap, Host: machine, Datastore: d, Transport: transport, Version: version, Programs: programs, Trust: trust, Logger: logger,
 	})
 	if err != nil {
 		return errors.Join(err, transport.Close())
@@ -112,12 +113,23 @@ func readBootstrap(path string) (b bootstrap, err error) {
 	return b, err
 }
 
-// trustOf is whom the broker is known by.
-func trustOf(b bootstrap) amqp.Trust {
+// openTrust is whom the broker is known by; nil: as the system does.
+func openTrust(b bootstrap, dir string) *guestagent.BrokerTrust {
 	if b.BrokerCA == "" {
 		return nil
 	}
-	return func() ([]byte, error) { return []byte(b.BrokerCA), nil }
+	return guestagent.OpenBrokerTrust(dir, b.BrokerCA, func(ctx context.Context, ca []byte) error {
+		_, err := amqp.Expiry(ctx, b.RPCURL, func() ([]byte, error) { return ca, nil })
+		return err
+	})
+}
+
+// certificatesOf is a trust as the transport asks for it.
+func certificatesOf(t *guestagent.BrokerTrust) amqp.Trust {
+	if t == nil {
+		return nil
+	}
+	return t.Certificates
 }
 
 // machineOf tells what the agent's machine is like.

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,13 +19,15 @@ import (
 
 	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/control"
+	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/internal/host"
 	"github.com/grove-dbaas/grove/internal/secret"
+	"github.com/grove-dbaas/grove/internal/store"
 )
 
 func certificatesCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "certificates", Short: "Manage the certificates of the message broker, and the authority that signs those of databases"}
-	cmd.AddCommand(initCertificatesCommand(), rotateCertificatesCommand(), &cobra.Command{
+	cmd.AddCommand(initCertificatesCommand(), rotateCertificatesCommand(o), &cobra.Command{
 		Use: "rotate-authority", Short: "Make the next of the three changes that replace the authority; works while Grove runs", Args: cobra.NoArgs,
 		Long: "Make the next of the three changes by which one authority of databases follows another: it is published beside the one that signs;\nit signs; the old one is withdrawn. Each is refused while databases are not ready for it. The last two come by themselves, a\nmonth after the first and when no certificate of the old one is in use.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -119,14 +123,17 @@ management.ssl.cacertfile = %[2]s
 	return err
 }
 
-func rotateCertificatesCommand() *cobra.Command {
+func rotateCertificatesCommand(o *options) *cobra.Command {
 	var authority bool
 	cmd := &cobra.Command{
 		Use: "rotate DIR", Short: "Make a new certificate for the message broker; with --authority, the next of the three changes of who signs it", Args: cobra.ExactArgs(1),
-		Long: "Rotate makes a new key and certificate for RabbitMQ, which reads the file anew within two minutes: nobody is cut off. With\n--authority it makes the next of the three changes by which one authority of the broker follows another: it is trusted beside the\none that signs; it signs; the old one is no longer trusted. What must be done before the next change is said each time.",
+		Long: "Rotate makes a new key and certificate for RabbitMQ, which reads the file anew within two minutes: nobody is cut off. With\n--authority it makes the next of the three changes by which one authority of the broker follows another: it is trusted beside the\none that signs; it signs; the old one is no longer trusted. The last two are refused while a guest agent does not know the broker\nby the next authority, which takes Grove's configuration (--config). What must be done before the next change is said each time.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			rotate := rotateServer
 			if authority {
+				if err := requireKnown(cmd.Context(), o, args[0]); err != nil {
+					return err
+				}
 				rotate = rotateBrokerAuthority
 			}
 			said, err := rotate(args[0], (clock.Real{}).Now())
@@ -139,6 +146,69 @@ func rotateCertificatesCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&authority, "authority", false, "change who signs, in three steps")
 	return cmd
+}
+
+// requireKnown refuses the next change while somebody does not know the broker by the authority that signs after it. The first
+// change leaves the one that signs.
+func requireKnown(ctx context.Context, o *options, dir string) error {
+	if !exists(filepath.Join(dir, brokerNext)) {
+		return nil
+	}
+	next, err := readAuthority(dir, brokerNext)
+	if err != nil {
+		return err
+	}
+	a, err := guest.ParseAuthorities([]byte(next.Certificate()))
+	if err != nil {
+		return err
+	}
+	if o.configFile == "" {
+		return errors.New("which guests know the broker by the next authority is in Grove's database: name Grove's configuration with --config")
+	}
+	return withHouse(ctx, o, func(ctx context.Context, h *house) error { return h.requireKnown(ctx, a.Names[0]) })
+}
+
+// requireKnown refuses unless this process and all agents know the broker by the authority of that name.
+func (h *house) requireKnown(ctx context.Context, name string) error {
+	trust := h.trust()
+	if trust == nil {
+		return errors.New("rpc.ca_file is not set: guests know the broker as their systems do, and nobody can tell whether that is by the next authority")
+	}
+	text, err := trust()
+	if err != nil {
+		return fmt.Errorf("read rpc.ca_file: %w", err)
+	}
+	if known, err := guest.ParseAuthorities(text); err != nil || !slices.Contains(known.Names, name) {
+		return fmt.Errorf("the next authority is not in rpc.ca_file (%s): put the new ca.pem there, on each machine of Grove, and try again", h.config.RPC.CAFile)
+	}
+	guests, err := h.store.GuestsTrustingOthers(ctx, name)
+	if err != nil {
+		return err
+	}
+	return unknowing(guests, name)
+}
+
+// mostNamed is how many guests a refusal names.
+const mostNamed = 10
+
+// unknowing is why guests may not be cut off that do not know the broker by the authority of that name; nil: all do.
+func unknowing(guests []store.TrustingGuest, name string) error {
+	var without []string
+	for _, g := range guests {
+		if !slices.Contains(strings.Fields(g.BrokerTrust), name) {
+			without = append(without, fmt.Sprintf("guest %s of instance %s", g.ID, g.InstanceID))
+		}
+	}
+	n := len(without)
+	if n == 0 {
+		return nil
+	}
+	if n > mostNamed {
+		without = append(without[:mostNamed], fmt.Sprintf("%d more", n-mostNamed))
+	}
+	return fmt.Errorf("%d guest agents have not confirmed that they know the broker by the next authority, and would be cut off: %s. Agents learn it within seconds "+
+		"from taskmanagers whose rpc.ca_file has it; one that is away, when it is back. For one of an earlier release: grove agent upgrade; for one that does not come "+
+		"back: grove instance rebuild, or delete the instance. Then try again", n, strings.Join(without, ", "))
 }
 
 // rotateServer makes a new certificate for the names of the present one.
@@ -199,7 +269,7 @@ func rotateBrokerAuthority(dir string, now time.Time) (said string, err error) {
 	if err := errors.Join(writeAuthority(dir, brokerNext, next), writeTrusted(dir, signs, next)); err != nil {
 		return "", err
 	}
-	return "The next authority is trusted in ca.pem beside the one that signs. Put ca.pem where Grove reads it. Go on when every guest has it: agents are given it when their servers are made or rebuilt.", nil
+	return "The next authority is trusted in ca.pem beside the one that signs. Put ca.pem where Grove reads it. Agents are told by themselves; the next change is refused until all of them have confirmed it.", nil
 }
 
 // signWith lets the next authority sign.

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"github.com/grove-dbaas/grove/internal/rpc"
 	"github.com/grove-dbaas/grove/internal/rpc/amqp"
 	"github.com/grove-dbaas/grove/internal/secret"
+	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/internal/testbed"
 )
 
@@ -161,9 +164,15 @@ func TestBrokerOverTLS(t *testing.T) {
 	first, err := os.ReadFile(files.CA)
 	must(t, err)
 	send()
-	for range 3 { // published, signs, old one withdrawn
-		_, err = certificates("rotate", dir, "--authority")
-		must(t, err)
+	config := noGuests(t, broker, files.CA)
+	for i := range 3 { // published, signs, old one withdrawn
+		if _, err := certificates("rotate", dir, "--authority"); (err == nil) != (i == 0) {
+			t.Errorf("without a configuration change %d gave %v", i, err)
+		}
+		if i > 0 {
+			_, err = certificates("rotate", dir, "--authority", "--config", config)
+			must(t, err)
+		}
 		send()
 	}
 	formerly := func() ([]byte, error) { return first, nil }
@@ -202,6 +211,36 @@ func TestBrokerOverTLS(t *testing.T) {
 	})
 	stop()
 	must(t, <-served)
+}
+
+// noGuests makes the configuration of a Grove without guests.
+func noGuests(t *testing.T, broker *testbed.Broker, ca string) (config string) {
+	t.Helper()
+	dir := t.TempDir()
+	config = filepath.Join(dir, "grove.yaml")
+	text := fmt.Sprintf("data: %q\nrpc: {url: %q, management_url: %q, ca_file: %q}\n", dir, broker.URL, broker.ManagementURL, ca)
+	must(t, os.WriteFile(config, []byte(text), 0o600))
+	for _, args := range [][]string{{"keys", "create"}, {"migrate", "up"}} {
+		cmd := newCommand()
+		cmd.SetOut(io.Discard)
+		cmd.SetArgs(append(args, "--config", config))
+		must(t, cmd.ExecuteContext(t.Context()))
+	}
+	return config
+}
+
+// Who is not known to know the next authority is named, some of them at least.
+func TestUnknowingGuestsAreNamed(t *testing.T) {
+	guests := []store.TrustingGuest{{ID: "g1", InstanceID: "i1", BrokerTrust: "aa bb"}, {ID: "g2", InstanceID: "i2", BrokerTrust: "bb"}}
+	if err := unknowing(guests, "bb"); err != nil {
+		t.Errorf("all know it, and it says %v", err)
+	}
+	if err := unknowing(guests, "aa"); err == nil || !strings.Contains(err.Error(), "guest g2 of instance i2") || strings.Contains(err.Error(), "g1") {
+		t.Errorf("one does not know it, and it says %v", err)
+	}
+	if err := unknowing(slices.Repeat(guests, 20), "cc"); err == nil || !strings.Contains(err.Error(), "40 guest agents") || !strings.Contains(err.Error(), "30 more") {
+		t.Errorf("forty do not know it, and it says %v", err)
+	}
 }
 
 // requireUnreached requires that nothing can be sent.

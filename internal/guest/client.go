@@ -105,6 +105,11 @@ func (r *remote) UpgradeAgent(ctx context.Context, req AgentRequest) (*AgentUpgr
 	return upgrade, r.call(ctx, MethodAgent, req.GroupEpoch, req, upgrade)
 }
 
+// TrustBroker implements [API].
+func (r *remote) TrustBroker(ctx context.Context, req BrokerTrust) error {
+	return r.call(ctx, MethodTrust, 0, req, nil)
+}
+
 func (r *remote) call(ctx context.Context, method string, epoch int64, args, result any) error {
 	key, err := r.client.keys(ctx, r.guestID)
 	if err != nil {

@@ -71,6 +71,7 @@ func (a *agent) Stop(ctx context.Context, r StopRequest) error {
 }
 func (a *agent) BeginAction(_ context.Context, r ActionRequest) error { return a.note(r) }
 func (a *agent) Upgrade(_ context.Context, r ConfigureRequest) error  { return a.note(r) }
+func (a *agent) TrustBroker(_ context.Context, r BrokerTrust) error   { return a.note(r) }
 func (a *agent) UpgradeAgent(_ context.Context, r AgentRequest) (*AgentUpgrade, error) {
 	return &AgentUpgrade{Progress: "fetching"}, a.note(r)
 }
@@ -165,6 +166,7 @@ func TestEveryMethodCrosses(t *testing.T) {
 		"begin":     {func() (any, error) { return nil, g.BeginAction(ctx, action) }, action, nil},
 		"upgrade":   {func() (any, error) { return nil, g.Upgrade(ctx, configure) }, configure, nil},
 		"agent":     {func() (any, error) { return g.UpgradeAgent(ctx, agent) }, agent, &AgentUpgrade{Progress: "fetching"}},
+		"trust":     {func() (any, error) { return nil, g.TrustBroker(ctx, BrokerTrust{CA: "pem"}) }, BrokerTrust{CA: "pem"}, nil},
 		"configure": {func() (any, error) { return g.Configure(ctx, configure) }, configure, &datastore.Applied{RestartRequired: []string{"databases"}}},
 		"status":    {func() (any, error) { return g.Status(ctx) }, "status", &StatusReport{GuestID: "g1", AgentVersion: "1"}},
 		"job":       {func() (any, error) { return g.Job(ctx, "j1") }, "job j1", &JobStatus{ID: "j1", JobState: datastore.JobState{State: "running"}}},
@@ -191,8 +193,8 @@ func TestEveryMethodCrosses(t *testing.T) {
 		}
 		h.agent.fail(nil)
 	}
-	if n := reflect.TypeFor[API]().NumMethod(); n != 10 {
-		t.Errorf("the API has %d methods, this test knows 10", n)
+	if n := reflect.TypeFor[API]().NumMethod(); n != 11 {
+		t.Errorf("the API has %d methods, this test knows 11", n)
 	}
 }
 

@@ -38,6 +38,10 @@ type API interface {
 	// UpgradeAgent replaces the agent's own program, while its database runs on. It begins that, or tells how it stands: a
 	// program that did not reach the broker in time was rolled back, and is refused (dbaas.Unprocessable) to the same command.
 	UpgradeAgent(ctx context.Context, r AgentRequest) (*AgentUpgrade, error)
+	// TrustBroker has the agent know the broker by other certificates from its next connection on, in the place of those that
+	// came with its server. Ones that do not know the broker that is there now, or that are older than what it has, are
+	// refused (dbaas.Conflict), and it keeps what it has. What it has it reports.
+	TrustBroker(ctx context.Context, r BrokerTrust) error
 }
 
 // The RPC methods, as they stand in an envelope.
@@ -52,6 +56,7 @@ const (
 	MethodBegin     = "begin"
 	MethodUpgrade   = "upgrade"
 	MethodAgent     = "upgrade_agent"
+	MethodTrust     = "trust_broker"
 	// MethodReport and MethodHeartbeat go the other way, on rpc.TopicReports and rpc.TopicHeartbeats.
 	MethodReport    = "report"
 	MethodHeartbeat = "heartbeat"
@@ -132,6 +137,8 @@ type StatusReport struct {
 	GroupEpoch int64 `json:"group_epoch"`
 	// Peers is how this guest sees the others of its group, when it was told of any.
 	Peers []datastore.PeerView `json:"peers,omitempty"`
+	// BrokerTrust names the authorities by which the agent knows the broker (Authorities); none: as its system does.
+	BrokerTrust []string `json:"broker_trust,omitempty"`
 }
 
 // ReportedEvent is something that a guest noticed and a tenant should read: a disk filling, a crash and restart.

@@ -47,6 +47,7 @@ func spoken() map[string]struct{ args, result any } {
 		MethodBegin:     {ActionRequest{}, nil},
 		MethodUpgrade:   {ConfigureRequest{}, nil},
 		MethodAgent:     {AgentRequest{}, AgentUpgrade{}},
+		MethodTrust:     {BrokerTrust{}, nil},
 		MethodReport:    {StatusReport{}, nil},
 		MethodHeartbeat: {Heartbeat{}, nil},
 	}

@@ -85,6 +85,8 @@ func (s *server) dispatch(ctx context.Context, m *rpc.Envelope) (any, error) {
 		return nil, withArgs(m, func(r ConfigureRequest) error { return s.api.Upgrade(ctx, r) })
 	case MethodAgent:
 		return resultOf(m, func(r AgentRequest) (*AgentUpgrade, error) { return s.api.UpgradeAgent(ctx, r) })
+	case MethodTrust:
+		return nil, withArgs(m, func(r BrokerTrust) error { return s.api.TrustBroker(ctx, r) })
 	}
 	return s.dispatchTrove(ctx, m)
 }

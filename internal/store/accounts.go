@@ -29,3 +29,19 @@ func guestQueues(db *gorm.DB) *gorm.DB {
 func (s *Store) DeletedGuest(ctx context.Context, id string) (*dbaas.Guest, error) {
 	return require[dbaas.Guest](s, s.read.WithContext(ctx).Where("id = ? AND deleted_at <> 0", id), "deleted guest", id)
 }
+
+// TrustingGuest is a guest and whom it knows the broker by.
+type TrustingGuest struct {
+	ID, InstanceID, Queue string
+	BrokerTrust           string // names of authorities, between spaces, as it reported them last; "": it never did
+}
+
+// GuestsTrustingOthers lists the guests with a server that know the broker by others than those of that list.
+func (s *Store) GuestsTrustingOthers(ctx context.Context, trust string) (rows []TrustingGuest, err error) {
+	err = guestsTrustingOthers(s.read.WithContext(ctx), trust).Find(&rows).Error
+	return rows, s.failed("list the guests that know the broker otherwise", err)
+}
+
+func guestsTrustingOthers(db *gorm.DB, trust string) *gorm.DB {
+	return db.Table("guests").Select("id, instance_id, queue, broker_trust").Where("deleted_at = 0 AND server_id <> '' AND broker_trust <> ?", trust).Order("id")
+}

@@ -48,6 +48,7 @@ type ReportRow struct {
 	AgentVersion string
 	Observed     dbaas.JSON
 	Peers        dbaas.JSON
+	BrokerTrust  string        // names of the authorities by which it knows the broker, between spaces
 	Events       []dbaas.Event // an ID is the guest's own and names the event only beside the guest's id
 }
 
@@ -84,6 +85,7 @@ func (s *Store) RecordReport(ctx context.Context, r ReportRow) (changed bool, er
 type reportedGuest struct {
 	dbaas.Guest    `gorm:"embedded"`
 	PreviousBootID string // the boots before, the newest first: a late report of one must not pass for a new boot
+	BrokerTrust    string
 }
 
 // mostBoots is how many boots a late report is recognised by.
@@ -94,7 +96,7 @@ func (reportedGuest) TableName() string { return "guests" }
 
 func reportedColumns() []string {
 	return []string{"Status", "StatusCause", "StatusAt", "BootID", "PreviousBootID", "Sequence", "PublicKey",
-		"AgentVersion", "Observed", "Peers", "UpdatedAt"}
+		"AgentVersion", "Observed", "Peers", "BrokerTrust", "UpdatedAt"}
 }
 
 // knows tells that the report is not newer than what is stored.
@@ -122,7 +124,7 @@ func (g *reportedGuest) apply(r ReportRow, now dbaas.Instant) (changed bool) {
 		g.PublicKey = r.PublicKey
 	}
 	g.Status, g.StatusCause, g.AgentVersion = r.Status, r.StatusCause, r.AgentVersion
-	g.Peers = r.Peers
+	g.Peers, g.BrokerTrust = r.Peers, r.BrokerTrust
 	if r.Observed != nil { // what a database that is dead now was last, it takes to choose who follows it
 		g.Observed = r.Observed
 	}

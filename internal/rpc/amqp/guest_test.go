@@ -38,6 +38,7 @@ func (c *commands) BeginAction(_ context.Context, r guest.ActionRequest) error {
 func (c *commands) UpgradeAgent(_ context.Context, r guest.AgentRequest) (*guest.AgentUpgrade, error) {
 	return nil, c.note(r.Fence)
 }
+func (c *commands) TrustBroker(context.Context, guest.BrokerTrust) error      { return nil }
 func (c *commands) Upgrade(_ context.Context, r guest.ConfigureRequest) error { return c.note(r.Fence) }
 func (c *commands) Configure(_ context.Context, r guest.ConfigureRequest) (*datastore.Applied, error) {
 	return nil, c.note(r.Fence)
