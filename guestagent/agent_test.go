@@ -55,7 +55,7 @@ func newBench(t *testing.T) *bench {
 		RPCKey: []byte("a key of thirty-two bytes, or so"), Heartbeat: 50 * time.Millisecond,
 	}
 	b.row = &dbaas.Guest{ID: b.boot.GuestID, Queue: b.boot.Queue}
-	keys := func(context.Context, string) ([]byte, error) { return b.boot.RPCKey, nil }
+	keys := func(context.Context, string, []byte) ([]byte, error) { return b.boot.RPCKey, nil }
 	b.client = guest.NewClient(b.bus.Control(), "test", keys).Guest(b.row)
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)

@@ -2,6 +2,7 @@ package taskmanager
 
 import (
 	"context"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"time"
@@ -98,48 +99,81 @@ func (m *Manager) deleteAccountOf(ctx context.Context, op *engine.Operation, g *
 	return m.Accounts.Delete(ctx, g.ID, g.Queue)
 }
 
-// nextBrokerPassword chooses what the guest logs in with once its server is rebuilt, the same whenever the operation asks: what
-// the old disk knew is worth nothing then. It is "" where guests have no logins.
-func (m *Manager) nextBrokerPassword(ctx context.Context, op *engine.Operation, s *subject) (password string, err error) {
-	if m.GuestRPCURL == nil {
-		return "", nil
+// credentials are what a guest proves itself with: at the broker, and in each of its messages.
+type credentials struct {
+	password string
+	key      []byte
+}
+
+// parseCredentials reads what was chosen: by which operation, the password, the key. The release before chose no key.
+func parseCredentials(text string) (op string, c credentials) {
+	words := strings.Split(text, " ")
+	op = words[0]
+	if len(words) > 1 {
+		c.password = words[1]
 	}
+	if len(words) > 2 {
+		c.key, _ = hex.DecodeString(words[2]) // we wrote it
+	}
+	return op, c
+}
+
+func (c credentials) chosenBy(op string) []byte {
+	return []byte(op + " " + c.password + " " + hex.EncodeToString(c.key))
+}
+
+// nextCredentials chooses what the guest proves itself with once its server is rebuilt, the same whenever the operation asks:
+// what the old disk knew is worth nothing then.
+func (m *Manager) nextCredentials(ctx context.Context, op *engine.Operation, s *subject) (c credentials, err error) {
 	err = m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
-		id, err := tx.FindSecret(s.guest.ID, control.SecretNextBrokerPassword)
+		id, err := tx.FindSecret(s.guest.ID, control.SecretNextCredentials)
 		if err != nil {
 			return err
 		}
+		c = credentials{password: secret.GeneratePassword()}
 		if id != "" {
 			known, err := tx.RevealSecret(id)
 			if err != nil {
 				return err
 			}
-			if chosenBy, chosen, _ := strings.Cut(string(known), " "); chosenBy == op.ID {
-				password = chosen
-				return nil
+			if by, chosen := parseCredentials(string(known)); by == op.ID {
+				c = chosen
 			}
 		}
-		password = secret.GeneratePassword()
-		_, err = tx.PutSecret(s.guest.ID, control.SecretNextBrokerPassword, []byte(op.ID+" "+password))
+		if len(c.key) > 0 {
+			return nil
+		}
+		c.key = control.NewRPCKey()
+		_, err = tx.PutSecret(s.guest.ID, control.SecretNextCredentials, c.chosenBy(op.ID))
 		return err
 	})
-	return password, err
+	return c, err
 }
 
-// renewAccount gives the guest another password at the broker and cuts off whoever came with the old one. The password is
-// stored first: who makes logins anew meanwhile takes the new one.
-func (m *Manager) renewAccount(ctx context.Context, op *engine.Operation, s *subject, password string) error {
+// renewCredentials makes what was chosen the guest's, and cuts off whoever came with what it had. Both are stored first: who
+// makes logins anew meanwhile takes the new one, and no message that the old key signs is believed.
+func (m *Manager) renewCredentials(ctx context.Context, op *engine.Operation, s *subject, c credentials) error {
 	err := m.Store.Fenced(ctx, &op.Operation, func(tx *store.Tx) error {
-		_, err := tx.PutSecret(s.guest.ID, control.SecretBrokerPassword, []byte(password))
+		if _, err := tx.PutSecret(s.guest.ID, control.SecretRPCKey, c.key); err != nil {
+			return err
+		}
+		if m.GuestRPCURL == nil { // guests have no logins
+			return nil
+		}
+		_, err := tx.PutSecret(s.guest.ID, control.SecretBrokerPassword, []byte(c.password))
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	m.keys.forget(s.guest.ID)
+	if m.GuestRPCURL == nil {
+		return nil
+	}
 	if err := m.Accounts.Delete(ctx, s.guest.ID, s.guest.Queue); err != nil {
 		return err
 	}
-	return m.Accounts.Ensure(ctx, rpc.Account{GuestID: s.guest.ID, Queue: s.guest.Queue, Password: password})
+	return m.Accounts.Ensure(ctx, rpc.Account{GuestID: s.guest.ID, Queue: s.guest.Queue, Password: c.password})
 }
 
 // dropSecret removes an owner's secret of a kind; one that is not there is success.

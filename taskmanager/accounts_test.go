@@ -312,6 +312,64 @@ func TestCapturedGuest(t *testing.T) {
 	}
 }
 
+// TestKeyIsRenewed: a guest that was rebuilt by another taskmanager signs with another key. It is believed, at once; what the
+// key signs that it had is not, whoever sends it.
+func TestKeyIsRenewed(t *testing.T) {
+	h := openBrokerHouse(t)
+	g := h.addGuests(t, 1)[0]
+	must(t, h.manager.RestoreAccounts(t.Context()))
+	tr, err := amqp.Dial(context.Background(), amqp.Config{URL: h.guestURL(t, g.Account), Role: amqp.RoleGuest, GuestID: g.GuestID, Queue: g.Queue})
+	must(t, err)
+	defer tr.Close()
+	sequence := int64(0)
+	report := func(key []byte, status dbaas.GuestStatus) {
+		t.Helper()
+		m, err := rpc.NewEnvelope(rpc.TopicReports, guest.MethodReport, guest.StatusReport{GuestID: g.GuestID, Status: datastore.Status{Status: status}})
+		must(t, err)
+		sequence++
+		m.Sender, m.BootID, m.Sequence = g.GuestID, dbaas.BootID(1, "boot"), sequence
+		must(t, rpc.Sign(key, m))
+		testbed.Eventually(t, time.Minute, func() error { return tr.Cast(t.Context(), m) })
+	}
+	await := func(status dbaas.GuestStatus) {
+		t.Helper()
+		testbed.Eventually(t, time.Minute, func() error {
+			row, err := h.store.Guest(t.Context(), g.GuestID)
+			if err == nil && row.Status != status {
+				err = fmt.Errorf("the guest is %s, not %s", row.Status, status)
+			}
+			return err
+		})
+	}
+	report(g.key, dbaas.GuestHealthy)
+	await(dbaas.GuestHealthy) // this taskmanager knows the key now
+	next := control.NewRPCKey()
+	must(t, h.store.Tx(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.PutSecret(g.GuestID, control.SecretRPCKey, next)
+		return err
+	}))
+	testbed.Eventually(t, time.Minute, func() error { // one may come in the second in which nobody asks again
+		report(next, dbaas.GuestBlocked)
+		row, err := h.store.Guest(t.Context(), g.GuestID)
+		if err == nil && row.Status != dbaas.GuestBlocked {
+			err = fmt.Errorf("the guest is %s", row.Status)
+		}
+		return err
+	})
+	report(g.key, dbaas.GuestFailed)
+	for range 8 { // as many are dealt with side by side
+		report(next, dbaas.GuestHealthy)
+	}
+	await(dbaas.GuestHealthy)
+	row, err := h.store.Guest(t.Context(), g.GuestID)
+	must(t, err)
+	var told int
+	h.sql(t, "SELECT COUNT(*) FROM guests WHERE status = 'FAILED'", &told)
+	if told != 0 || row.Status != dbaas.GuestHealthy {
+		t.Errorf("what the old key signed is believed: %s", row.Status)
+	}
+}
+
 // rowsOf is all that the database says of a guest.
 func (h *brokerHouse) rowsOf(t *testing.T, guestID string) string {
 	t.Helper()

@@ -264,13 +264,16 @@ func (m *Manager) ensureServer(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return err
 	}
-	password := ""
+	var c credentials
+	if c.key, err = m.Store.RevealSecret(ctx, s.guest.ID, control.SecretRPCKey); err != nil {
+		return err
+	}
 	if m.GuestRPCURL != nil {
-		if password, err = m.brokerPassword(ctx, op, s); err != nil {
+		if c.password, err = m.brokerPassword(ctx, op, s); err != nil {
 			return err
 		}
 	}
-	bootstrap, err := m.bootstrap(ctx, s, version, password)
+	bootstrap, err := m.bootstrap(s, version, c)
 	if err != nil {
 		return err
 	}
@@ -307,18 +310,14 @@ func (m *Manager) serverGroup(ctx context.Context, s *subject) (string, error) {
 	return id, refused(err)
 }
 
-// bootstrap is what the new server's agent must know before its first contact, its password at the broker among it.
-func (m *Manager) bootstrap(ctx context.Context, s *subject, version *dbaas.DatastoreVersion, password string) ([]byte, error) {
-	key, err := m.Store.RevealSecret(ctx, s.guest.ID, control.SecretRPCKey)
-	if err != nil {
-		return nil, err
-	}
+// bootstrap is what the new server's agent must know before its first contact.
+func (m *Manager) bootstrap(s *subject, version *dbaas.DatastoreVersion, c credentials) ([]byte, error) {
 	b := guest.Bootstrap{
 		GuestID: s.guest.ID, Datastore: version.Manager, Version: version.Name, Address: s.guest.Address, VolumeID: s.guest.VolumeID,
-		Queue: s.guest.Queue, RPCKey: key, Heartbeat: m.Heartbeat,
+		Queue: s.guest.Queue, RPCKey: c.key, Heartbeat: m.Heartbeat,
 	}
 	if m.GuestRPCURL != nil {
-		b.RPCURL = m.GuestRPCURL(s.guest.ID, password)
+		b.RPCURL = m.GuestRPCURL(s.guest.ID, c.password)
 	}
 	if m.BrokerCA != nil {
 		ca, err := m.BrokerCA()

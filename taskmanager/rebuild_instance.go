@@ -58,11 +58,11 @@ func (m *Manager) rebuildServer(ctx context.Context, op *engine.Operation) error
 	if err != nil {
 		return err
 	}
-	password, err := m.nextBrokerPassword(ctx, op, s)
+	next, err := m.nextCredentials(ctx, op, s)
 	if err != nil {
 		return err
 	}
-	bootstrap, err := m.bootstrap(ctx, s, version, password)
+	bootstrap, err := m.bootstrap(s, version, next)
 	if err != nil {
 		return err
 	}
@@ -72,10 +72,10 @@ func (m *Manager) rebuildServer(ctx context.Context, op *engine.Operation) error
 		PortID: s.guest.PortID, VolumeID: s.guest.VolumeID, RecordedID: s.guest.ServerID, UserData: bootstrap,
 		Metadata: map[string]string{"grove_instance_id": s.instance.ID, "grove_project_id": s.instance.ProjectID},
 	}))
-	if err != nil || password == "" {
+	if err != nil {
 		return err
 	}
-	return m.renewAccount(ctx, op, s, password)
+	return m.renewCredentials(ctx, op, s, next)
 }
 
 // meetAgent waits for the agent that came with the new root disk and takes its key, which secrets are sealed to.
@@ -91,6 +91,6 @@ func (m *Manager) meetAgent(ctx context.Context, op *engine.Operation) error {
 	}
 	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
 		s.guest.PublicKey = report.PublicKey
-		return dropSecret(tx, s.guest.ID, control.SecretNextBrokerPassword)
+		return dropSecret(tx, s.guest.ID, control.SecretNextCredentials)
 	})
 }

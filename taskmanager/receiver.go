@@ -1,6 +1,7 @@
 package taskmanager
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/clock"
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/guest"
@@ -41,15 +43,28 @@ func (m *Manager) receiveReports(ctx context.Context) error {
 }
 
 func (m *Manager) receiveReport(ctx context.Context, e *rpc.Envelope) error {
-	key, err := m.keys.key(ctx, e.Sender)
-	if err != nil {
+	var report *guest.StatusReport
+	err := guest.Keys(m.keys.key).Authentic(ctx, e.Sender, func(key []byte) (err error) {
+		report, err = guest.VerifyReport(key, e)
 		return err
-	}
-	report, err := guest.VerifyReport(key, e)
+	})
 	if err != nil {
+		if unbelieved(err) {
+			m.Reports.Report("refused")
+			m.Logger.WarnContext(ctx, "a report is not believed", "guest", e.Sender, "error", err)
+		}
 		return err
 	}
 	return m.recordReport(ctx, e, report)
+}
+
+// unbelieved tells whether a message is refused for what it is, not because the database is away.
+func unbelieved(err error) bool {
+	switch dbaas.ErrorCode(err) {
+	case dbaas.Unauthorized, dbaas.BadRequest:
+		return true
+	}
+	return false
 }
 
 // redeliver has a report delivered again that could not be stored now, such as while the database is away: for the
@@ -73,8 +88,12 @@ func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.St
 		PublicKey: r.PublicKey, AgentVersion: clip(r.AgentVersion, longestKind),
 		Observed: r.Status.Observed, Peers: peersOf(r), Events: reportedEvents(g, r), BrokerTrust: clip(strings.Join(r.BrokerTrust, " "), longestTrust),
 	})
-	if err != nil || !changed {
+	if err != nil {
 		return err
+	}
+	if !changed {
+		m.Reports.Report("unchanged")
+		return nil
 	}
 	m.Reports.Report("changed")
 	m.clusters.news(g.GroupID)
@@ -169,12 +188,16 @@ func (m *Manager) receiveHeartbeats(ctx context.Context) error {
 }
 
 func (m *Manager) heartbeat(ctx context.Context, e *rpc.Envelope) (*dbaas.Heartbeat, error) {
-	key, err := m.keys.key(ctx, e.Sender)
+	var h *guest.Heartbeat
+	err := guest.Keys(m.keys.key).Authentic(ctx, e.Sender, func(key []byte) (err error) {
+		h, err = guest.VerifyHeartbeat(key, e)
+		return err
+	})
 	if err != nil {
-		return nil, err
-	}
-	h, err := guest.VerifyHeartbeat(key, e)
-	if err != nil {
+		if unbelieved(err) {
+			m.Reports.Heartbeats("refused", 1)
+			m.Logger.WarnContext(ctx, "a heartbeat is not believed", "guest", e.Sender, "error", err)
+		}
 		return nil, err
 	}
 	metrics, err := json.Marshal(h.Metrics)
@@ -221,27 +244,40 @@ func (m *Manager) storeHeartbeats(ctx context.Context, beats <-chan dbaas.Heartb
 	}
 }
 
-// keyCache remembers the guests' message keys, which never change while a guest lives.
+// keyCache remembers the guests' message keys. One changes with a rebuild, by whichever taskmanager: one that does not fit is
+// looked up again.
 type keyCache struct {
 	store *store.Store
+	clock clock.Clock
 	mu    sync.Mutex
-	keys  map[string][]byte
+	keys  map[string]knownKey
 }
 
-// keyCacheSize bounds the memory that keys take; beyond it the cache starts anew.
-const keyCacheSize = 50_000
-
-func newKeyCache(s *store.Store) *keyCache {
-	return &keyCache{store: s, keys: map[string][]byte{}}
+// knownKey is a key and when it was read.
+type knownKey struct {
+	key  []byte
+	read time.Time
 }
 
-// key gives a guest's message key; of a guest that is unknown or deleted, dbaas.Unauthorized.
-func (c *keyCache) key(ctx context.Context, guestID string) ([]byte, error) {
+const (
+	// keyCacheSize bounds the memory that keys take; beyond it the cache starts anew.
+	keyCacheSize = 50_000
+	// keyCacheCalm is for how long nobody asks the database again, whatever a guest sends that its key does not fit.
+	keyCacheCalm = time.Second
+)
+
+func newKeyCache(s *store.Store, c clock.Clock) *keyCache {
+	return &keyCache{store: s, clock: c, keys: map[string]knownKey{}}
+}
+
+// key gives a guest's message key, as [guest.Keys]; of a guest that is unknown or deleted, dbaas.Unauthorized.
+func (c *keyCache) key(ctx context.Context, guestID string, refused []byte) ([]byte, error) {
+	now := c.clock.Now()
 	c.mu.Lock()
-	key, ok := c.keys[guestID]
+	known, ok := c.keys[guestID]
 	c.mu.Unlock()
-	if ok {
-		return key, nil
+	if ok && (!bytes.Equal(known.key, refused) || now.Sub(known.read) < keyCacheCalm) {
+		return known.key, nil
 	}
 	key, err := c.store.RevealSecret(ctx, guestID, control.SecretRPCKey)
 	if dbaas.ErrorCode(err) == dbaas.NotFound {
@@ -255,11 +291,11 @@ func (c *keyCache) key(ctx context.Context, guestID string) ([]byte, error) {
 	if len(c.keys) >= keyCacheSize {
 		clear(c.keys)
 	}
-	c.keys[guestID] = key
+	c.keys[guestID] = knownKey{key, now}
 	return key, nil
 }
 
-// forget drops the key of a guest that was deleted.
+// forget drops the key of a guest that was deleted, or given another.
 func (c *keyCache) forget(guestID string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

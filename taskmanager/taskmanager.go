@@ -64,7 +64,7 @@ type Manager struct {
 // New makes a Manager. It starts nothing.
 func New(c Config) (*Manager, error) {
 	m := &Manager{Config: c, clusters: newClusterWatch()}
-	m.keys = newKeyCache(c.Store)
+	m.keys = newKeyCache(c.Store, c.Clock)
 	m.watch = newWatch(m)
 	m.guests = guest.NewClient(c.Transport, c.Node, m.keys.key)
 	var err error

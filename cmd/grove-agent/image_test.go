@@ -81,7 +81,7 @@ func TestGuestImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := func(context.Context, string) ([]byte, error) { return b.RPCKey, nil }
+	keys := func(context.Context, string, []byte) ([]byte, error) { return b.RPCKey, nil }
 	api := guest.NewClient(c.transport, "test", keys).Guest(&dbaas.Guest{ID: b.GuestID, Queue: b.Queue})
 	d := datastoretest.Desired("7.0", &host.Host{Address: own})
 	d.Secrets, d.Moving = nil, &datastore.MovingAddress{Address: moving, Here: true}

@@ -83,7 +83,7 @@ func TestAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := func(context.Context, string) ([]byte, error) { return b.RPCKey, nil }
+	keys := func(context.Context, string, []byte) ([]byte, error) { return b.RPCKey, nil }
 	api := guest.NewClient(c.transport, "test", keys).Guest(&dbaas.Guest{ID: b.GuestID, Queue: b.Queue})
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()

@@ -153,7 +153,7 @@ func openUpgraded(t *testing.T) *upgraded {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := func(context.Context, string) ([]byte, error) { return b.RPCKey, nil }
+	keys := func(context.Context, string, []byte) ([]byte, error) { return b.RPCKey, nil }
 	a.api = guest.NewClient(c.transport, "test", keys).Guest(&dbaas.Guest{ID: b.GuestID, Queue: b.Queue})
 	d := datastoretest.Desired("7.0", h)
 	d.Secrets = nil

@@ -162,9 +162,12 @@ func InsertGuest(tx *store.Tx, in *dbaas.Instance, id string) (*dbaas.Guest, err
 	if err := tx.InsertGuest(guest); err != nil {
 		return nil, err
 	}
-	_, err := tx.PutSecret(guest.ID, SecretRPCKey, randomBytes(32))
+	_, err := tx.PutSecret(guest.ID, SecretRPCKey, NewRPCKey())
 	return guest, err
 }
+
+// NewRPCKey makes a key that signs a guest's messages.
+func NewRPCKey() []byte { return randomBytes(32) }
 
 // requireCatalog refuses what the region does not have.
 func (s *Service) requireCatalog(ctx context.Context, r CreateInstance) error {

@@ -404,6 +404,6 @@ func (s *Service) topologyOf(view *ClusterView, leaving []string) (datastore.Top
 }
 
 // guestKey finds the key that a guest's messages are signed with.
-func (s *Service) guestKey(ctx context.Context, guestID string) ([]byte, error) {
+func (s *Service) guestKey(ctx context.Context, guestID string, _ []byte) ([]byte, error) {
 	return s.Store.RevealSecret(ctx, guestID, SecretRPCKey)
 }

@@ -344,16 +344,16 @@ func uri(m *datastore.Manifest, mode dbaas.TLSMode, who *url.Userinfo, address s
 
 // The kinds of secrets.
 const (
-	SecretPassword           = "password"             // of a group: the tenant's account, the same on every member
-	SecretReplication        = "replication"          // of a group: the account by which its members reach each other
-	SecretPendingPassword    = "pending-password"     // of a group: what an operation is setting
-	SecretUsers              = "users"                // of a group: its tenants' further accounts, as datastore.SecretUsers
-	SecretPendingUsers       = "pending-users"        // of a group: what an operation is making of them
-	SecretRPCKey             = "rpc-key"              // of a guest: signs its messages
-	SecretNextBrokerPassword = "next-broker-password" // of a guest that is being rebuilt: the operation, a space, its next login
-	SecretBrokerPassword     = "broker-password"      // of a guest: its login at the broker
-	SecretAuthority          = "authority"            // of Grove itself: signs the certificates of databases
-	secretValuePrefix        = "value:"               // of a configuration group: a secret parameter
+	SecretPassword        = "password"             // of a group: the tenant's account, the same on every member
+	SecretReplication     = "replication"          // of a group: the account by which its members reach each other
+	SecretPendingPassword = "pending-password"     // of a group: what an operation is setting
+	SecretUsers           = "users"                // of a group: its tenants' further accounts, as datastore.SecretUsers
+	SecretPendingUsers    = "pending-users"        // of a group: what an operation is making of them
+	SecretRPCKey          = "rpc-key"              // of a guest: signs its messages
+	SecretNextCredentials = "next-broker-password" // of a guest that is being rebuilt: the operation, its next login, its next key
+	SecretBrokerPassword  = "broker-password"      // of a guest: its login at the broker
+	SecretAuthority       = "authority"            // of Grove itself: signs the certificates of databases
+	secretValuePrefix     = "value:"               // of a configuration group: a secret parameter
 )
 
 // DefaultConfiguration gives the template's values for an instance.

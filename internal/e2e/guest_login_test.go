@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +14,10 @@ import (
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
 
+	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/guest"
+	"github.com/grove-dbaas/grove/internal/rpc/amqp"
 )
 
 // bootstrapOf reads what the only server's agent was given.
@@ -64,6 +69,31 @@ func (h *house) requireRevoked(what string, ended chan *amqp091.Error, b guest.B
 	}
 }
 
+// requireKeyRefused reports that the guest has failed, with its login and under a key that it had once: nobody believes it, as
+// the next report with its own key shows, which comes after.
+func (in *instance) requireKeyRefused(b guest.Bootstrap, key []byte) {
+	t := in.h.t
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	tr, err := amqp.Dial(ctx, amqp.Config{URL: b.RPCURL, Role: amqp.RoleGuest, GuestID: b.GuestID, Queue: b.Queue})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	before := in.h.metric(`grove_guest_reports_total{outcome="refused"}`)
+	eventually(t, time.Minute, func() error {
+		return guest.NewReporter(tr, b.GuestID, key, 1000).Report(ctx, guest.StatusReport{Status: datastore.Status{Status: dbaas.GuestFailed}})
+	})
+	eventually(t, time.Minute, func() error {
+		if now := in.h.metric(`grove_guest_reports_total{outcome="refused"}`); now <= before {
+			return fmt.Errorf("nothing was refused: %v", now)
+		}
+		return nil
+	})
+	in.await("ACTIVE", "HEALTHY")
+}
+
 // TestGuestLoginIsRevoked: what was taken from a guest is worth nothing once it has been rebuilt, nor once it was deleted; who
 // holds a connection is cut off (R13).
 func TestGuestLoginIsRevoked(t *testing.T) {
@@ -80,6 +110,10 @@ func TestGuestLoginIsRevoked(t *testing.T) {
 	if second.RPCURL == first.RPCURL {
 		t.Error("the rebuilt guest has the login that it had")
 	}
+	if bytes.Equal(second.RPCKey, first.RPCKey) {
+		t.Error("the rebuilt guest has the key that it had")
+	}
+	in.requireKeyRefused(second, first.RPCKey)
 	taken = h.loginOf(second)
 	h.do(202, "DELETE", "/instances/"+in.id, nil)
 	h.requireRevoked("deleted", taken, second)

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,8 +15,25 @@ import (
 	"github.com/grove-dbaas/grove/internal/telemetry"
 )
 
-// Keys finds the key that a guest's messages are signed with.
-type Keys func(ctx context.Context, guestID string) ([]byte, error)
+// Keys finds the key that a guest's messages are signed with. It changes when the guest is rebuilt: who finds that one is not
+// the guest's names it as refused, and may get another; nil is none.
+type Keys func(ctx context.Context, guestID string, refused []byte) ([]byte, error)
+
+// Authentic calls try with the guest's key, and again with the one that has taken its place where that was dbaas.Unauthorized.
+func (k Keys) Authentic(ctx context.Context, guestID string, try func(key []byte) error) error {
+	key, err := k(ctx, guestID, nil)
+	if err != nil {
+		return fmt.Errorf("find the key of guest %s: %w", guestID, err)
+	}
+	refusal := try(key)
+	if dbaas.ErrorCode(refusal) != dbaas.Unauthorized {
+		return refusal
+	}
+	if next, err := k(ctx, guestID, key); err == nil && !bytes.Equal(next, key) {
+		return try(next)
+	}
+	return refusal
+}
 
 // Client calls guests. Every message is signed with the guest's own key, and so is every answer that it believes.
 type Client struct {
@@ -111,22 +129,20 @@ func (r *remote) TrustBroker(ctx context.Context, req BrokerTrust) error {
 }
 
 func (r *remote) call(ctx context.Context, method string, epoch int64, args, result any) error {
-	key, err := r.client.keys(ctx, r.guestID)
-	if err != nil {
-		return fmt.Errorf("find the key of guest %s: %w", r.guestID, err)
-	}
-	m, err := r.client.envelope(ctx, r.topic, method, epoch, args)
-	if err != nil {
-		return err
-	}
-	if err := rpc.Sign(key, m); err != nil {
-		return err
-	}
-	var a answer
-	if err := r.client.transport.Call(ctx, m, &a); err != nil {
-		return unansweredError(method, err)
-	}
-	return a.open(key, m, result)
+	return r.client.keys.Authentic(ctx, r.guestID, func(key []byte) error {
+		m, err := r.client.envelope(ctx, r.topic, method, epoch, args)
+		if err != nil {
+			return err
+		}
+		if err := rpc.Sign(key, m); err != nil {
+			return err
+		}
+		var a answer
+		if err := r.client.transport.Call(ctx, m, &a); err != nil {
+			return unansweredError(method, err)
+		}
+		return a.open(key, m, result)
+	})
 }
 
 func (c *Client) envelope(ctx context.Context, topic, method string, epoch int64, args any) (*rpc.Envelope, error) {

@@ -111,7 +111,7 @@ func newKey() []byte {
 }
 
 func (h *house) newClient(key []byte) *Client {
-	return NewClient(h.bus.Control(), "node-1", func(_ context.Context, guestID string) ([]byte, error) {
+	return NewClient(h.bus.Control(), "node-1", func(_ context.Context, guestID string, _ []byte) ([]byte, error) {
 		if guestID != "g1" {
 			return nil, errors.New("unknown guest")
 		}
@@ -277,7 +277,7 @@ func (r *record) Call(_ context.Context, m *rpc.Envelope, _ any) error {
 func signedMessage(t *testing.T, key []byte) *rpc.Envelope {
 	t.Helper()
 	r := &record{}
-	c := NewClient(r, "node-1", func(context.Context, string) ([]byte, error) { return key, nil })
+	c := NewClient(r, "node-1", func(context.Context, string, []byte) ([]byte, error) { return key, nil })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	err := c.Guest(&dbaas.Guest{ID: "g1", Queue: "q1"}).Restart(ctx, Fence{GroupEpoch: 5, CommandID: "c"})

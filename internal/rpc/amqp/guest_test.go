@@ -57,7 +57,7 @@ func TestCommandsActOnceWhateverTheBrokerDoes(t *testing.T) {
 	control, account := h.control(), h.newAccount()
 	h.awaitConnected(control)
 	key := []byte(strings.Repeat("k", rpc.MinKey))
-	client := guest.NewClient(control, "node-1", func(context.Context, string) ([]byte, error) { return key, nil })
+	client := guest.NewClient(control, "node-1", func(context.Context, string, []byte) ([]byte, error) { return key, nil })
 	g := client.Guest(&dbaas.Guest{ID: account.GuestID, Queue: account.Queue})
 
 	var answers sync.WaitGroup
