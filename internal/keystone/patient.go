@@ -3,7 +3,9 @@ package keystone
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,38 +15,56 @@ import (
 // mostPatience bounds how long a service's Retry-After is honoured.
 const mostPatience = 5 * time.Minute
 
-// patient sends nothing to a service that has asked for a pause (429 or 503 with Retry-After) before that is over. It does
-// not wait: the engine comes back.
+// patient sends nothing to a service that has asked for a pause (429, 503 or 413 with Retry-After) before that is over, and the
+// longest one that it asked for. It does not wait: the engine comes back.
 type patient struct {
 	next  http.RoundTripper
 	clock clock.Clock
 
 	mu    sync.Mutex
-	until map[string]time.Time // by host
+	until map[string]time.Time // by service
 }
 
 func newPatient(next http.RoundTripper, c clock.Clock) *patient {
 	return &patient{next: next, clock: c, until: map[string]time.Time{}}
 }
 
+// serviceOf tells services apart: by host and port, or by the first part of the path where they share those.
+func serviceOf(u *url.URL) string {
+	first, _, _ := strings.Cut(strings.TrimLeft(u.Path, "/"), "/")
+	return u.Host + "/" + first
+}
+
 // RoundTrip implements [http.RoundTripper].
 func (p *patient) RoundTrip(r *http.Request) (*http.Response, error) {
-	p.mu.Lock()
-	left := p.until[r.URL.Host].Sub(p.clock.Now())
-	p.mu.Unlock()
-	if left > 0 {
-		return nil, fmt.Errorf("%s has asked to be left alone for another %s", r.URL.Host, left.Round(time.Second))
+	service := serviceOf(r.URL)
+	if left := p.left(service); left > 0 {
+		return nil, fmt.Errorf("%s has asked to be left alone for another %s", service, left.Round(time.Second))
 	}
 	resp, err := p.next.RoundTrip(r)
-	if err != nil || resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
-		return resp, err
+	if err != nil {
+		return nil, err
 	}
-	if pause := p.asked(resp.Header.Get("Retry-After")); pause > 0 {
-		p.mu.Lock()
-		p.until[r.URL.Host] = p.clock.Now().Add(min(pause, mostPatience))
-		p.mu.Unlock()
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusRequestEntityTooLarge:
+		p.pause(service, min(p.asked(resp.Header.Get("Retry-After")), mostPatience))
 	}
 	return resp, nil
+}
+
+func (p *patient) left(service string) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.until[service].Sub(p.clock.Now())
+}
+
+// pause leaves a service alone for a while from now on. Answers of requests that were sent side by side may ask for less.
+func (p *patient) pause(service string, d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if until := p.clock.Now().Add(d); until.After(p.until[service]) {
+		p.until[service] = until
+	}
 }
 
 // asked reads a Retry-After: seconds or a date.

@@ -7,7 +7,7 @@ package openstack
 import (
 	"context"
 	"fmt"
-	"sync"
+	"sync/atomic"
 
 	"github.com/gophercloud/gophercloud/v2"
 	stack "github.com/gophercloud/gophercloud/v2/openstack"
@@ -33,8 +33,8 @@ type Cloud struct {
 	// makes has one creation of a name at a time in this process: several would each make one.
 	makes singleflight.Group
 
-	mu     sync.Mutex
-	opened *session
+	opening singleflight.Group
+	opened  atomic.Pointer[session]
 }
 
 var _ cloud.Provider = (*Cloud)(nil)
@@ -53,19 +53,25 @@ func New(c Config) (*Cloud, error) {
 	return &Cloud{config: c}, nil
 }
 
-// session finds the services, once.
+// session finds the services, once. Who gives up waiting for a slow login does so alone.
 func (c *Cloud) session(ctx context.Context) (*session, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.opened != nil {
-		return c.opened, nil
+	if s := c.opened.Load(); s != nil {
+		return s, nil
 	}
-	s, err := c.login(ctx)
-	if err != nil {
-		return nil, plain(err, "log in to the cloud")
+	asked := c.opening.DoChan("", func() (any, error) {
+		s, err := c.login(context.WithoutCancel(ctx)) // each of its requests has an end
+		if err == nil {
+			c.opened.Store(s)
+		}
+		return s, err
+	})
+	select {
+	case <-ctx.Done():
+		return nil, plain(ctx.Err(), "log in to the cloud")
+	case r := <-asked:
+		s, _ := r.Val.(*session)
+		return s, plain(r.Err, "log in to the cloud")
 	}
-	c.opened = s
-	return s, nil
 }
 
 func (c *Cloud) login(ctx context.Context) (*session, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 
 	"github.com/gophercloud/gophercloud/v2"
@@ -28,7 +29,7 @@ func plain(err error, deed string) error {
 // act is for a deed on what should be there: that it is gone is final, all else worth a retry.
 func act(err error, what, id string) error {
 	if gophercloud.ResponseCodeIs(err, http.StatusNotFound) {
-		return dbaas.WrapError(err, dbaas.NotFound, "The cloud has no %s %s.", what, id)
+		return dbaas.WrapError(plain(err, what+" "+id), dbaas.NotFound, "The cloud does not have the %s any more.", what)
 	}
 	return plain(err, what+" "+id)
 }
@@ -41,8 +42,8 @@ func gone(err error, what, id string) error {
 	return plain(err, "delete "+what+" "+id)
 }
 
-// refused is for a wish: what the cloud says no to for good is told in its own sentence, without the numbers of the project
-// to which everything belongs; all else is worth a retry.
+// refused is for a wish: what the cloud says no to for good is told in a sentence, without the numbers of the project to which
+// everything belongs; all else is worth a retry.
 func refused(err error, what string) error {
 	var answer gophercloud.ErrUnexpectedResponseCode
 	if !errors.As(err, &answer) {
@@ -54,13 +55,29 @@ func refused(err error, what string) error {
 	case exhausted(answer, why):
 		return dbaas.WrapError(operators, dbaas.OverLimit, "The cloud has no room left for the %s; its operator has to make some.", what)
 	case answer.Actual == http.StatusNotFound:
-		return dbaas.WrapError(operators, dbaas.NotFound, "The cloud refused the %s: %s", what, why)
+		return dbaas.WrapError(operators, dbaas.NotFound, "The cloud refused the %s%s", what, reason(why))
 	case answer.Actual == http.StatusBadRequest, answer.Actual == http.StatusConflict && taken(why):
-		return dbaas.WrapError(operators, dbaas.BadRequest, "The cloud refused the %s: %s", what, why)
+		return dbaas.WrapError(operators, dbaas.BadRequest, "The cloud refused the %s%s", what, reason(why))
 	default:
 		return operators
 	}
 }
+
+// reason ends a sentence for tenants with the cloud's own words where these are harmless. Numbers are ids or counts of the
+// project to which everything belongs; operators see them.
+func reason(why string) string {
+	switch {
+	case taken(why):
+		return ": what it asks for is in use."
+	case strings.ContainsAny(why, "0123456789") || ours.MatchString(why):
+		return "; its operator can see why."
+	default:
+		return ": " + why
+	}
+}
+
+// ours finds what names the project.
+var ours = regexp.MustCompile(`(?i)\b(project|tenant|quota)`)
 
 // exhausted tells a spent quota or an exhausted network: Cinder answers 413, Nova 403, Neutron 409.
 func exhausted(answer gophercloud.ErrUnexpectedResponseCode, why string) bool {

@@ -122,7 +122,7 @@ func (c *Cloud) AttachVolume(ctx context.Context, id, serverID string) error {
 	case "":
 		return s.attachVolume(ctx, id, serverID)
 	default:
-		return dbaas.Errorf(dbaas.BadRequest, "The volume is attached to another server, %s.", attached)
+		return dbaas.WrapError(fmt.Errorf("volume %s is attached to server %s", id, attached), dbaas.BadRequest, "The volume is attached to another server.")
 	}
 }
 

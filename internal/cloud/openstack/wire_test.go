@@ -1,7 +1,9 @@
 package openstack
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -121,6 +123,9 @@ func TestRefusals(t *testing.T) {
 			dbaas.OverLimit, "The cloud has no room left for the volume; its operator has to make some."},
 		"no such type":      {404, `{"itemNotFound": {"code": 404, "message": "Volume type with name x could not be found."}}`, dbaas.NotFound, "The cloud refused the volume: Volume type with name x could not be found."},
 		"wrong":             {400, `{"badRequest": {"code": 400, "message": "Invalid zone"}}`, dbaas.BadRequest, "The cloud refused the volume: Invalid zone."},
+		"with an id":        {404, `{"itemNotFound": {"code": 404, "message": "Snapshot of volume 5b1c2d7e-aaaa could not be found."}}`, dbaas.NotFound, "The cloud refused the volume; its operator can see why."},
+		"with a project":    {400, `{"badRequest": {"code": 400, "message": "Invalid input for project service"}}`, dbaas.BadRequest, "The cloud refused the volume; its operator can see why."},
+		"taken":             {409, `{"NeutronError": {"type": "IpAddressInUse", "message": "IP address 10.20.0.5 already allocated in subnet 4711", "detail": ""}}`, dbaas.BadRequest, "The cloud refused the volume: what it asks for is in use."},
 		"policy":            {403, `{"forbidden": {"code": 403, "message": "Policy doesn't allow volume:create to be performed."}}`, dbaas.Internal, ""},
 		"somebody was here": {409, `{"conflictingRequest": {"code": 409, "message": "Try again."}}`, dbaas.Internal, ""},
 		"broken":            {500, `<html>Internal Server Error</html>`, dbaas.Internal, ""},
@@ -142,6 +147,49 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("an operator reads %q", err)
 			}
 		})
+	}
+}
+
+// TestGoneForTenants: what the cloud lost is told without its id, and operators learn that and the request's.
+func TestGoneForTenants(t *testing.T) {
+	w := newWire(t)
+	w.answers["GET /volume/v3/volumes/4711"] = fault(404, `{"itemNotFound": {"code": 404, "message": "Volume 4711 could not be found."}}`, "Content-Type", "application/json")
+	_, err := w.cloud(t, nil).Volume(t.Context(), "4711")
+	if dbaas.ErrorCode(err) != dbaas.NotFound || dbaas.ErrorMessage(err) != "The cloud does not have the volume any more." {
+		t.Errorf("a tenant reads %q", dbaas.ErrorMessage(err))
+	}
+	if !strings.Contains(err.Error(), "4711") || !strings.Contains(err.Error(), "req-of-the-cloud") {
+		t.Errorf("an operator reads %q", err)
+	}
+}
+
+// TestSlowLogin: who gives up waiting for a login does so alone and at once, and the login goes on for the others.
+func TestSlowLogin(t *testing.T) {
+	answer := make(chan struct{})
+	w := newWire(t)
+	w.answers["GET /volume/v3/volumes/v"] = fault(200, `{"volume": {"id": "v", "status": "available", "size": 2}}`, "Content-Type", "application/json")
+	front := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			<-answer
+		}
+		w.serve(out, r)
+	}))
+	t.Cleanup(front.Close)
+	w.URL = front.URL
+	c := w.cloud(t, nil)
+	patient := make(chan error, 1)
+	go func() {
+		_, err := c.Volume(context.WithoutCancel(t.Context()), "v")
+		patient <- err
+	}()
+	hasty, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Volume(hasty, "v"); !errors.Is(err, context.Canceled) {
+		t.Errorf("who gives up learns %v", err)
+	}
+	close(answer)
+	if err := <-patient; err != nil || w.logins != 1 {
+		t.Errorf("%v after %d logins", err, w.logins)
 	}
 }
 
