@@ -21,12 +21,12 @@ import (
 func TestFailedAtEveryStep(t *testing.T) {
 	t.Parallel()
 	for name, url := range databases(t) {
-		eachForm(t, name, func(t *testing.T, form string) {
+		eachForm(t, name, func(t *testing.T, mine func(kind string) bool) {
 			h := openHouse(t, url(t), t.TempDir())
 			var at standing
 			for _, w := range sorted(t, tried()) {
 				tr := trials()[w.Kind]
-				if tr.form != form || !chosen(w.Kind) || tr.heavy && (name != "sqlite" || tr.soaks) && !fullCrash() {
+				if !mine(w.Kind) || !chosen(w.Kind) || tr.heavy && (name != "sqlite" || tr.soaks) && !fullCrash() {
 					continue
 				}
 				steps := w.Steps[:len(w.Steps)-1] // after the last step there is nothing left to fail

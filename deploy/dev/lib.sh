@@ -159,7 +159,7 @@ start_postgres() {
 		# shellcheck disable=SC2119
 		port=$(free_port)
 		(cd "$dir" && exec "${as[@]}" env "$mark" "$bin/postgres" -D data -p "$port" -c listen_addresses=127.0.0.1 \
-			-c unix_socket_directories="$dir" -c max_connections=200 "$@" >postgres.log 2>&1) &
+			-c unix_socket_directories="$dir" -c max_connections=500 "$@" >postgres.log 2>&1) &
 		postgres=$!
 		for ((waited = 0; waited < 300; waited++)); do
 			if "$bin/pg_isready" -q -h 127.0.0.1 -p "$port"; then

@@ -120,7 +120,7 @@ func initPostgres() (dir string, as *syscall.SysProcAttr, u *url.URL, command []
 	u = &url.URL{Scheme: "postgres", User: url.User("postgres"), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
 		Path: "/postgres", RawQuery: "sslmode=disable"}
 	return dir, as, u, []string{filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-h", "127.0.0.1",
-		"-p", strconv.Itoa(port), "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200",
+		"-p", strconv.Itoa(port), "-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=500",
 		"-c", "shared_buffers=128MB", "-c", "max_wal_size=2GB"}, nil
 }
 

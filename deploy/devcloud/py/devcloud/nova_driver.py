@@ -89,6 +89,9 @@ class DevDriver(fake.FakeDriver):
                 destroy_secrets=True):
         super().destroy(context, instance, network_info, block_device_info,
                         destroy_disks, destroy_secrets)
+        # Else none of its ports could be attached to another server here.
+        for vif in network_info or []:
+            self._interfaces.pop(vif['id'], None)
         shutil.rmtree(self._dir(instance), ignore_errors=True)
 
     def confirm_migration(self, context, migration, instance, network_info):
