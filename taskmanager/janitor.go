@@ -25,13 +25,18 @@ const (
 	// janitorLease is longer than a pass may take.
 	janitorLease = 5 * time.Minute
 	janitorPass  = 4 * time.Minute
+	// lateFor is how long after an operation has ended a request of it that was thought lost may still make something, with a margin:
+	// such a request is at most as old as the operation's last look at the cloud. While one has ended so lately, there is a pass every
+	// lateEvery.
+	lateFor   = 5 * time.Minute
+	lateEvery = time.Minute
 	// mostDeletions bounds what one pass deletes: the cloud has others to serve.
 	mostDeletions = 100
 	janitorName   = "janitor"
 )
 
-// tidy makes a pass when one is due, or when somebody wants something deleted.
-func (m *Manager) tidy(ctx context.Context) error {
+// TidyWhenDue makes a pass when it is time for one, when somebody wants something deleted, and when an operation has ended lately.
+func (m *Manager) TidyWhenDue(ctx context.Context) error {
 	due, err := m.tidyDue(ctx)
 	if err != nil || !due {
 		return err
@@ -41,7 +46,7 @@ func (m *Manager) tidy(ctx context.Context) error {
 
 func (m *Manager) tidyDue(ctx context.Context) (bool, error) {
 	wanted, err := m.Store.FindingsToDelete(ctx)
-	if err != nil || wanted || m.Janitor.Every <= 0 {
+	if err != nil || wanted {
 		return wanted, err
 	}
 	last, err := m.Store.LastDone(ctx, janitorName)
@@ -49,7 +54,13 @@ func (m *Manager) tidyDue(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	now, err := m.Store.Now(ctx)
-	return now.Sub(last) >= m.Janitor.Every, err
+	if err != nil || now.Sub(last) < lateEvery {
+		return false, err
+	}
+	if m.Janitor.Every > 0 && now.Sub(last) >= m.Janitor.Every {
+		return true, nil
+	}
+	return m.Store.EndedSince(ctx, now.Add(-lateFor))
 }
 
 // Tidy compares all that is ours in the cloud and at the broker with the rows, both ways, unless another taskmanager is at it.
@@ -72,6 +83,10 @@ func (m *Manager) Tidy(ctx context.Context) (err error) {
 
 func (m *Manager) pass(ctx context.Context) error {
 	// The cloud first: whoever owns what is there has a row by then.
+	began, err := m.Store.Now(ctx)
+	if err != nil {
+		return err
+	}
 	have, err := m.Cloud.Owned(ctx, "")
 	if err != nil {
 		return err
@@ -83,16 +98,48 @@ func (m *Manager) pass(ctx context.Context) error {
 	for _, id := range accounts {
 		have = append(have, cloud.Resource{Kind: dbaas.KindBrokerAccount, ID: id, GuestID: id})
 	}
-	want, err := m.Store.Possessions(ctx)
+	want, err := m.Store.Possessions(ctx, "")
 	if err != nil {
 		return err
 	}
-	reported, news, err := m.Store.RecordFindings(ctx, disagreements(have, want), m.Janitor.Age)
+	there := present(have)
+	found := disagreements(have, there, want)
+	late, err := m.late(ctx, found, began)
+	if err != nil {
+		return err
+	}
+	reported, news, err := m.Store.RecordFindings(ctx, found, m.Janitor.Age)
 	if err != nil {
 		return err
 	}
 	m.tellFindings(ctx, reported, news)
-	return m.deleteOrphans(ctx, reported)
+	reported = slices.DeleteFunc(reported, func(f dbaas.Finding) bool {
+		return f.Problem != dbaas.ProblemOrphan || f.DeleteAt.IsZero() && !m.Janitor.Delete
+	})
+	return m.deleteOrphans(ctx, append(late, reported...), there)
+}
+
+// late gives the orphans that are Grove's own beyond doubt, so that nobody needs to be asked: requests that were thought lost, and
+// arrived after all, have made them. Either their owner lives and has another one of the kind, which its row names, or its rows were
+// deleted before the look at the cloud began, when the cloud had nothing of it.
+func (m *Manager) late(ctx context.Context, found []dbaas.Finding, began dbaas.Instant) (late []dbaas.Finding, err error) {
+	var owners []string
+	for _, f := range found {
+		if f.Problem == dbaas.ProblemOrphan && f.InstanceID == "" {
+			owners = append(owners, f.OwnerID)
+		}
+	}
+	departed, err := m.Store.Departed(ctx, owners, began)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range found {
+		if f.Problem == dbaas.ProblemOrphan && (f.InstanceID != "" || departed[f.OwnerID]) {
+			f.DeleteBy = "arrived late"
+			late = append(late, f)
+		}
+	}
+	return late, nil
 }
 
 // claims is what rows say of the cloud.
@@ -102,19 +149,29 @@ type claims struct {
 	instances map[string]*store.InstancePossession
 }
 
-// disagreements compares what there is with what rows say, but for that which an operation is at work on.
-func disagreements(have []cloud.Resource, want *store.Possessions) []dbaas.Finding {
-	c := claims{want, map[string]*store.GuestPossession{}, map[string]*store.InstancePossession{}}
+func claimsOf(want *store.Possessions) *claims {
+	c := &claims{want, map[string]*store.GuestPossession{}, map[string]*store.InstancePossession{}}
 	for i := range want.Guests {
 		c.guests[want.Guests[i].ID] = &want.Guests[i]
 	}
 	for i := range want.Instances {
 		c.instances[want.Instances[i].ID] = &want.Instances[i]
 	}
+	return c
+}
+
+// present tells of each "kind id" whether the cloud has it.
+func present(have []cloud.Resource) map[string]bool {
 	there := map[string]bool{}
 	for _, r := range have {
 		there[r.Kind+" "+r.ID] = true
 	}
+	return there
+}
+
+// disagreements compares what there is with what rows say, but for that which an operation is at work on.
+func disagreements(have []cloud.Resource, there map[string]bool, want *store.Possessions) []dbaas.Finding {
+	c := claimsOf(want)
 	found := c.missing(there)
 	for _, r := range have {
 		if f := c.orphan(r, there); f != nil {
@@ -204,25 +261,20 @@ func (m *Manager) tellFindings(ctx context.Context, reported, news []dbaas.Findi
 	m.Tidiness.Findings(counts)
 }
 
-// deleteOrphans deletes the orphans that somebody wants deleted, or all when that is configured, as delete does: what an owner has
-// of one kind after the other, the server before what it holds.
-func (m *Manager) deleteOrphans(ctx context.Context, reported []dbaas.Finding) error {
+// deleteOrphans deletes orphans as delete does: what an owner has of one kind after the other, the server before what it holds.
+func (m *Manager) deleteOrphans(ctx context.Context, orphans []dbaas.Finding, there map[string]bool) error {
 	byOwner, tried := map[string][]dbaas.Finding{}, 0
-	for _, f := range reported {
-		if f.Problem == dbaas.ProblemOrphan {
-			byOwner[f.OwnerID] = append(byOwner[f.OwnerID], f)
-		}
+	for _, f := range orphans {
+		byOwner[f.OwnerID] = append(byOwner[f.OwnerID], f)
 	}
 	for _, owned := range byOwner {
 		for _, c := range m.cleaners() {
-			ofKind := slices.DeleteFunc(slices.Clone(owned), func(f dbaas.Finding) bool {
-				return f.Kind != c.kind || f.DeleteAt.IsZero() && !m.Janitor.Delete
-			})
+			ofKind := slices.DeleteFunc(slices.Clone(owned), func(f dbaas.Finding) bool { return f.Kind != c.kind })
 			for _, f := range ofKind {
 				if tried++; tried > mostDeletions || ctx.Err() != nil {
 					return ctx.Err() // the next pass goes on
 				}
-				if err := m.deleteOrphan(ctx, &f, c.delete); err != nil {
+				if err := m.deleteOrphan(ctx, &f, there, c.delete); err != nil {
 					return err
 				}
 			}
@@ -234,8 +286,14 @@ func (m *Manager) deleteOrphans(ctx context.Context, reported []dbaas.Finding) e
 	return nil
 }
 
-func (m *Manager) deleteOrphan(ctx context.Context, f *dbaas.Finding, del func(context.Context, cloud.Resource) error) error {
-	err := del(ctx, cloud.Resource{Kind: f.Kind, ID: f.ResourceID, GuestID: f.OwnerID})
+// deleteOrphan deletes what is still an orphan: it may have been recorded, or an operation begun, since the look at the rows.
+func (m *Manager) deleteOrphan(ctx context.Context, f *dbaas.Finding, there map[string]bool, del func(context.Context, cloud.Resource) error) error {
+	r := cloud.Resource{Kind: f.Kind, ID: f.ResourceID, GuestID: f.OwnerID}
+	now, err := m.Store.Possessions(ctx, f.OwnerID)
+	if err != nil || claimsOf(now).orphan(r, there) == nil {
+		return err
+	}
+	err = del(ctx, r)
 	m.Tidiness.Deletion(f.Kind, err == nil)
 	if err != nil {
 		m.Logger.WarnContext(ctx, "orphan not deleted yet", "finding", f.ID, "kind", f.Kind, "resource", f.ResourceID, "error", err)

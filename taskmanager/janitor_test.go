@@ -34,7 +34,15 @@ type yard struct {
 // crowd is a cloud with more in it than a double can hold.
 type crowd struct {
 	*cloudtest.Double
-	more []cloud.Resource
+	more     []cloud.Resource
+	deleting func(serverID string) // is called before a server is deleted
+}
+
+func (c *crowd) DeleteServer(ctx context.Context, id string) error {
+	if c.deleting != nil {
+		c.deleting(id)
+	}
+	return c.Double.DeleteServer(ctx, id)
 }
 
 func (c *crowd) Owned(ctx context.Context, ownerID string) ([]cloud.Resource, error) {
@@ -303,27 +311,130 @@ func TestJanitorLeavesAlone(t *testing.T) {
 	}
 }
 
-// TestJanitorDeletesWhatCameLate: a second server of a guest, which was ordered by a request that was thought lost, goes; the one
-// that the row names stays.
+// TestJanitorDeletesWhatCameLate: what a request made that was thought lost goes without being asked for, young or not, when its
+// owner has another one that the row names, and when the owner is gone; all else stays.
 func TestJanitorDeletesWhatCameLate(t *testing.T) {
 	t.Parallel()
-	y := openYard(t, "")
-	m := y.janitor(t, "one", taskmanager.Janitor{Age: time.Hour, Delete: true})
-	y.live(t, 0)
-	kept := y.owned(t, "guest-0")
-	at := slices.IndexFunc(kept, func(r cloud.Resource) bool { return r.Kind == cloud.KindServer })
-	second := y.cloud.Duplicate(cloud.KindServer, kept[at].ID)
-	y.pass(t, m, 0)
-	y.pass(t, m, 59*time.Minute)
-	if _, err := y.cloud.Server(t.Context(), second); err != nil {
-		t.Fatalf("it is young, and gone: %v", err)
+	for name, url := range databases(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			y := openYard(t, url(t))
+			ctx := t.Context()
+			m := y.janitor(t, "one", taskmanager.Janitor{Age: time.Hour})
+			y.live(t, 0)
+			kept := y.owned(t, "guest-0")
+			for _, r := range kept {
+				if r.Kind != cloud.KindSecurityGroup {
+					y.cloud.Duplicate(r.Kind, r.ID)
+				}
+			}
+			gone := y.live(t, 1)
+			y.plant(t, "stranger", "", "group-0")
+			strange := y.owned(t, "stranger")
+			y.tx(t, func(tx *store.Tx) error { return tx.DeleteInstance(gone.ID) })
+			for range 2 { // a server goes before what it may hold
+				y.pass(t, m, time.Second)
+			}
+			if left := y.owned(t, "guest-0"); !slices.Equal(left, kept) {
+				t.Errorf("left is %v, not %v", left, kept)
+			}
+			if left := append(append(y.owned(t, "guest-1"), y.owned(t, gone.ID)...), y.owned(t, gone.GroupID)...); len(left) != 0 {
+				t.Errorf("of an instance that is gone %v is left", left)
+			}
+			if left := y.owned(t, "stranger"); !slices.Equal(left, strange) {
+				t.Errorf("of a stranger %v is left, not %v", left, strange)
+			}
+			accounts, err := y.accounts.List(ctx)
+			must(t, err)
+			if !slices.Equal(accounts, []string{"guest-0", "stranger"}) {
+				t.Errorf("accounts %q", accounts)
+			}
+		})
 	}
-	y.pass(t, m, time.Minute)
-	y.pass(t, m, time.Minute)
+}
+
+// TestJanitorLooksAgain: an instance that is begun to be worked on while a pass deletes is left alone.
+func TestJanitorLooksAgain(t *testing.T) {
+	t.Parallel()
+	y := openYard(t, "")
+	m := y.janitor(t, "one", taskmanager.Janitor{Age: time.Hour})
+	var second []string
+	for n := range 2 {
+		y.live(t, n)
+		for _, r := range y.owned(t, fmt.Sprint("guest-", n)) {
+			if r.Kind == cloud.KindServer {
+				second = append(second, y.cloud.Duplicate(r.Kind, r.ID))
+			}
+		}
+	}
+	y.cloud.deleting = func(id string) {
+		other := 1 - slices.Index(second, id)
+		op := &dbaas.Operation{Kind: "restart_instance", ProjectID: "demo", ResourceType: "instance", ResourceID: fmt.Sprint("instance-", other), GroupID: fmt.Sprint("group-", other), Status: dbaas.OperationRunning}
+		y.tx(t, func(tx *store.Tx) error { return tx.Enqueue(op, op.GroupID, op.ResourceID) })
+	}
+	y.pass(t, m, 0)
+	var left []string
+	for _, r := range y.owned(t, "") {
+		if slices.Contains(second, r.ID) {
+			left = append(left, r.ID)
+		}
+	}
+	if len(left) != 1 {
+		t.Errorf("left is %q", left)
+	}
+}
+
+// TestJanitorAfterOperations: without being told to look at all, a taskmanager looks for what came late when an operation has ended
+// lately, and only then.
+func TestJanitorAfterOperations(t *testing.T) {
+	t.Parallel()
+	y := openYard(t, "")
+	m := y.janitor(t, "one", taskmanager.Janitor{Age: time.Hour})
+	in := y.live(t, 0)
+	kept := y.owned(t, "guest-0")
+	at := slices.IndexFunc(kept, func(r cloud.Resource) bool { return r.Kind == cloud.KindVolume })
+	y.cloud.Duplicate(cloud.KindVolume, kept[at].ID)
+	due := func() bool {
+		t.Helper()
+		before := y.cloud.Calls("")
+		must(t, m.TidyWhenDue(t.Context()))
+		return y.cloud.Calls("") != before
+	}
+	op := &dbaas.Operation{Kind: "restart_instance", ProjectID: "demo", ResourceType: "instance", ResourceID: in.ID, GroupID: in.GroupID, Status: dbaas.OperationRunning}
+	y.tx(t, func(tx *store.Tx) error { return tx.Enqueue(op, in.GroupID, in.ID) })
+	if due() {
+		t.Error("it looked while nothing had ended")
+	}
+	y.end(t, op.ID)
+	if !due() {
+		t.Error("it did not look when an operation had just ended")
+	}
 	if left := y.owned(t, "guest-0"); !slices.Equal(left, kept) {
 		t.Errorf("left is %v, not %v", left, kept)
 	}
-	requireFindings(t, y)
+	if due() {
+		t.Error("it looked twice in a minute")
+	}
+	y.clock.Advance(time.Minute)
+	if !due() {
+		t.Error("it did not look again: requests are later than that")
+	}
+	y.clock.Advance(time.Hour)
+	if due() {
+		t.Error("it goes on for ever")
+	}
+}
+
+// end ends an operation.
+func (y *yard) end(t *testing.T, operationID string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", y.file)
+	must(t, err)
+	defer db.Close()
+	_, err = db.Exec(`UPDATE operations SET status = 'SUCCEEDED', ended_at = ? WHERE id = ?`, dbaas.At(y.clock.Now()), operationID)
+	must(t, err)
+	_, err = db.Exec(`DELETE FROM operation_locks`)
+	must(t, err)
 }
 
 // TestJanitorAlone: while one taskmanager looks, and until its lease is over, no other does.

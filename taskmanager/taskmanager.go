@@ -162,7 +162,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	g.Go(func() error { return m.every(ctx, accountsEvery, "restore logins at the broker", m.RestoreAccounts) })
 	g.Go(func() error { return m.every(ctx, trustEvery, "tell agents whom to know the broker by", m.SpreadTrust) })
 	g.Go(func() error { return m.every(ctx, purgeInterval, "purge", m.purge) })
-	g.Go(func() error { return m.every(ctx, janitorPoll, "compare the cloud with the rows", m.tidy) })
+	g.Go(func() error { return m.every(ctx, janitorPoll, "compare the cloud with the rows", m.TidyWhenDue) })
 	return g.Wait()
 }
 

@@ -74,7 +74,7 @@ type Server struct {
 // ServerSpec is a wish for a server. Name and GuestID are chosen before the call and found again by.
 type ServerSpec struct {
 	GuestID    string
-	Name       string
+	Name       string // has GuestID in it: a cloud may find its servers by their names only
 	FlavorID   string
 	Image      string
 	ImageTags  []string

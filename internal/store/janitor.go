@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"gorm.io/gorm"
@@ -29,32 +30,65 @@ type InstancePossession struct {
 	ID, GroupID, ProjectID, AddressID string
 }
 
-// Possessions reads a few columns of everything that lives. The statements are no snapshot: who compares needs patience.
-func (s *Store) Possessions(ctx context.Context) (*Possessions, error) {
+// Possessions reads a few columns of everything that lives, or of one owner: a guest, an instance or a group. The statements are no
+// snapshot: whatever ends meanwhile counts as busy still.
+func (s *Store) Possessions(ctx context.Context, owner string) (*Possessions, error) {
 	db := s.read.WithContext(ctx)
 	p := &Possessions{Groups: map[string]bool{}, Busy: map[string]bool{}}
-	err := db.Model(&dbaas.Guest{}).Where("deleted_at = 0").Scan(&p.Guests).Error
-	if err == nil {
-		err = db.Model(&dbaas.Instance{}).Where("deleted_at = 0").Scan(&p.Instances).Error
+	err := ids(db, p.Busy, `SELECT resource_id FROM operation_locks
+		UNION SELECT resource_id FROM operations WHERE ended_at = 0
+		UNION SELECT group_id FROM operations WHERE ended_at = 0 AND group_id <> ''`)
+	live := func(model any) *gorm.DB {
+		q := db.Model(model).Where("deleted_at = 0")
+		if owner != "" {
+			q = q.Where("id = ?", owner)
+		}
+		return q
 	}
 	if err == nil {
-		err = ids(db, p.Groups, "SELECT id FROM instance_groups WHERE deleted_at = 0")
+		err = live(&dbaas.Guest{}).Scan(&p.Guests).Error
 	}
 	if err == nil {
-		err = ids(db, p.Busy, `SELECT resource_id FROM operation_locks
-			UNION SELECT resource_id FROM operations WHERE ended_at = 0
-			UNION SELECT group_id FROM operations WHERE ended_at = 0 AND group_id <> ''`)
+		err = live(&dbaas.Instance{}).Scan(&p.Instances).Error
+	}
+	var groups []string
+	if err == nil {
+		err = live(&dbaas.Group{}).Pluck("id", &groups).Error
+	}
+	for _, id := range groups {
+		p.Groups[id] = true
 	}
 	return p, s.failed("read what there should be", err)
 }
 
-func ids(db *gorm.DB, into map[string]bool, query string) error {
+func ids(db *gorm.DB, into map[string]bool, query string, args ...any) error {
 	var found []string
-	err := db.Raw(query).Scan(&found).Error
+	err := db.Raw(query, args...).Scan(&found).Error
 	for _, id := range found {
 		into[id] = true
 	}
 	return err
+}
+
+// Departed tells which of these guests, instances and groups there were, whose rows were deleted before a time.
+func (s *Store) Departed(ctx context.Context, owners []string, before dbaas.Instant) (map[string]bool, error) {
+	departed := map[string]bool{}
+	for _, table := range []string{"guests", "instances", "instance_groups"} {
+		for batch := range slices.Chunk(owners, findingBatch) {
+			err := ids(s.read.WithContext(ctx), departed, "SELECT id FROM "+table+" WHERE deleted_at > 0 AND deleted_at < ? AND id IN ?", before, batch)
+			if err != nil {
+				return nil, s.failed("read whose rows were deleted", err)
+			}
+		}
+	}
+	return departed, nil
+}
+
+// EndedSince tells whether an operation has ended since a time.
+func (s *Store) EndedSince(ctx context.Context, since dbaas.Instant) (bool, error) {
+	var ended []string
+	err := s.read.WithContext(ctx).Raw("SELECT id FROM operations WHERE ended_at > 0 AND ended_at > ? LIMIT 1", since).Scan(&ended).Error
+	return len(ended) > 0, s.failed("look for operations that have ended", err)
 }
 
 // QueueOf gives the queue of a guest that may be deleted, "" when nothing is known of it any more.

@@ -3,6 +3,7 @@ package openstack
 import (
 	"cmp"
 	"context"
+	"regexp"
 	"slices"
 	"sync"
 
@@ -13,7 +14,8 @@ import (
 	"github.com/grove-dbaas/grove/internal/cloud"
 )
 
-// Owned implements [cloud.Provider]. Each list of the cloud is read once, all side by side: a busy cloud takes seconds for one.
+// Owned implements [cloud.Provider]. The lists of the cloud are read side by side: a busy cloud takes seconds for one. One
+// owner's servers and volumes, whose lists are the slow ones, the services pick out themselves.
 func (c *Cloud) Owned(ctx context.Context, ownerID string) ([]cloud.Resource, error) {
 	s, err := c.session(ctx)
 	if err != nil {
@@ -43,8 +45,9 @@ func (c *Cloud) Owned(ctx context.Context, ownerID string) ([]cloud.Resource, er
 	return all, nil
 }
 
+// addServers finds an owner's servers by their names, which have its id: Nova has no filter by metadata.
 func (s *session) addServers(ctx context.Context, ownerID string, add func(kind, id, owner string)) error {
-	found, err := s.serversOf(ctx, ownerID, "")
+	found, err := s.serversOf(ctx, ownerID, regexp.QuoteMeta(ownerID))
 	for _, v := range found {
 		add(cloud.KindServer, v.ID, v.Metadata[guestKey])
 	}

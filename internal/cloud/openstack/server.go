@@ -65,13 +65,9 @@ func (s *session) server(ctx context.Context, id string) (*server, error) {
 	return found, act(err, "server", id)
 }
 
-// serversOf lists the servers of a guest, the oldest first; of all guests with "".
-func (s *session) serversOf(ctx context.Context, guestID, name string) ([]server, error) {
-	filter := servers.ListOpts{}
-	if name != "" {
-		filter.Name = "^" + regexp.QuoteMeta(name) + "$"
-	}
-	all, err := listed(ctx, "servers", servers.List(s.compute, filter), func(p pagination.Page) (all []server, err error) {
+// serversOf lists the servers of a guest, the oldest first; of all guests with "". Names are a regular expression.
+func (s *session) serversOf(ctx context.Context, guestID, names string) ([]server, error) {
+	all, err := listed(ctx, "servers", servers.List(s.compute, servers.ListOpts{Name: names}), func(p pagination.Page) (all []server, err error) {
 		return all, servers.ExtractServersInto(p, &all)
 	})
 	if err != nil {
@@ -118,7 +114,7 @@ func (c *Cloud) EnsureServer(ctx context.Context, spec cloud.ServerSpec) (*cloud
 
 // keepServer finds the server and deletes those that are too many.
 func (s *session) keepServer(ctx context.Context, spec cloud.ServerSpec) (*server, error) {
-	found, err := s.serversOf(ctx, spec.GuestID, spec.Name)
+	found, err := s.serversOf(ctx, spec.GuestID, "^"+regexp.QuoteMeta(spec.Name)+"$")
 	if err != nil {
 		return nil, err
 	}

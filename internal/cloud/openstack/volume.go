@@ -28,6 +28,9 @@ func (s *session) volumeByID(ctx context.Context, id string) (*volumes.Volume, e
 // volumesOf lists the volumes of a guest, the oldest first; of all guests with "".
 func (s *session) volumesOf(ctx context.Context, guestID, name string) ([]volumes.Volume, error) {
 	oldest := volumes.ListOpts{Name: name, Sort: "created_at:asc"}
+	if guestID != "" {
+		oldest.Metadata = map[string]string{guestKey: guestID}
+	}
 	all, err := listed(ctx, "volumes", volumes.List(s.volume, oldest), volumes.ExtractVolumes)
 	return slices.DeleteFunc(all, func(v volumes.Volume) bool {
 		owner := v.Metadata[guestKey]
