@@ -101,6 +101,30 @@ func TestGuestImage(t *testing.T) {
 		t.Errorf("%+v %v", status, err)
 	}
 	t.Logf("%s from power on to a write by the instance's address", time.Since(began).Round(time.Second))
+	requireOwned(t, data, dir)
+}
+
+// requireOwned looks into a copy of the volume for whom the server's own files belong to: not to root.
+func requireOwned(t *testing.T, volume, dir string) {
+	t.Helper()
+	seen := filepath.Join(dir, "seen")
+	testbed.Eventually(t, 2*time.Minute, func() error { // the machine writes late
+		text, err := exec.Command("cp", volume, seen).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, text)
+		}
+		_ = exec.Command("e2fsck", "-fy", seen).Run() // as after a loss of power; it says when it mended something
+		text, err = exec.Command("debugfs", "-R", "stat /redis/appendonlydir", seen).CombinedOutput()
+		_, owner, found := strings.Cut(string(text), "User:")
+		if err != nil || !found {
+			return fmt.Errorf("%w: %s", err, text)
+		}
+		if owner = strings.Fields(owner)[0]; owner == "0" {
+			return fmt.Errorf("the server's files are root's: %s", text)
+		}
+		t.Logf("the server's files belong to the user %s", owner)
+		return nil
+	})
 }
 
 // writeConfigDrive writes what Nova puts on a config drive, with the user data that Grove gives it.

@@ -58,12 +58,30 @@ func MachineIn(t testing.TB, dir string) *host.Host {
 	if err := os.WriteFile(size, []byte(fmt.Sprint(1<<30)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h, err := host.Spec{Dir: agent, DataDir: data, Address: address, SizeFile: size}.Open(nil)
+	h, err := host.Spec{Dir: agent, DataDir: data, Address: address, SizeFile: size, User: unitUser(t, dir)}.Open(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { Destroy(t, h) })
 	return h
+}
+
+// UserVariable names, in the environment, the user that databases of machines run as, as they do on a cloud's server. It takes
+// root.
+const UserVariable = "GROVE_TEST_DATABASE_USER"
+
+// unitUser lets the user of the environment reach a machine's directory.
+func unitUser(t testing.TB, dir string) string {
+	t.Helper()
+	name := os.Getenv(UserVariable)
+	for ; name != "" && dir != "/"; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o001 == 0 {
+			if err := os.Chmod(dir, info.Mode().Perm()|0o011); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return name
 }
 
 // Destroy kills what runs on a host.
@@ -80,7 +98,7 @@ func Destroy(t testing.TB, h *host.Host) {
 func Reopen(t testing.TB, h *host.Host) *host.Host {
 	t.Helper()
 	h.Units.(*host.Processes).Close()
-	again, err := host.Spec{Dir: h.Dir, DataDir: h.DataDir, Address: h.Address, SizeFile: filepath.Join(filepath.Dir(h.DataDir), "size")}.Open(nil)
+	again, err := host.Spec{Dir: h.Dir, DataDir: h.DataDir, Address: h.Address, SizeFile: filepath.Join(filepath.Dir(h.DataDir), "size"), User: os.Getenv(UserVariable)}.Open(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

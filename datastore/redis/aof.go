@@ -80,7 +80,7 @@ func incrementalFiles(dir string) (paths []string, size int64, err error) {
 
 // mendFile fills the holes of one file, if all else in it is commands.
 func mendFile(ctx context.Context, path string) (err error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0) // the server owns the directory
 	if err != nil {
 		return fmt.Errorf("look through the append-only file: %w", err)
 	}

@@ -135,7 +135,7 @@ func (g *Guest) require() (*record, error) {
 	return r, err
 }
 
-// write keeps the record and writes the files that follow from it. Only their owner may read them.
+// write keeps the record and writes the files that follow from it. Only we may read them, and the server those that are its.
 func (g *Guest) write(r *record) error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -157,10 +157,10 @@ func (g *Guest) render(r *record) error {
 	if err := g.writeCertificate(r); err != nil {
 		return err
 	}
-	if err := host.WriteFile(g.path(aclFile), renderACL(r.accounts()), 0o600, nil); err != nil {
+	if err := g.host.WriteShared(g.path(aclFile), renderACL(r.accounts())); err != nil {
 		return err
 	}
-	return host.WriteFile(g.path(configFile), p.render(g.owned(r)), 0o600, nil)
+	return g.host.WriteShared(g.path(configFile), p.render(g.owned(r)))
 }
 
 // owned lists what nobody else may decide. The port is shut until the server has shown what it holds.

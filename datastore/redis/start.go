@@ -71,6 +71,9 @@ func (g *Guest) launch(ctx context.Context, r *record, refused bool) error {
 		return err
 	}
 	_ = g.Close() // a connection to the process before is of no use
+	if err := errors.Join(g.host.Share(g.dir), g.host.Entrust(g.data)); err != nil {
+		return err
+	}
 	return g.host.Units.Start(ctx, spec)
 }
 

@@ -18,7 +18,6 @@ import (
 
 	"github.com/grove-dbaas/grove/datastore"
 	"github.com/grove-dbaas/grove/internal/dbaas"
-	"github.com/grove-dbaas/grove/internal/host"
 )
 
 // tlsPort is where TLS is spoken, in every mode that has it: a port never changes what it speaks, so that clients can go
@@ -121,8 +120,8 @@ func (g *Guest) writeCertificate(r *record) error {
 		return nil
 	}
 	return errors.Join(
-		host.WriteFile(g.pemPath(pairFiles, r.TLSPair), []byte(r.TLSPair), 0o600, nil),
-		host.WriteFile(g.pemPath(caFiles, r.Desired.TLS.CA), []byte(r.Desired.TLS.CA), 0o600, nil))
+		g.host.WriteShared(g.pemPath(pairFiles, r.TLSPair), []byte(r.TLSPair)),
+		g.host.WriteShared(g.pemPath(caFiles, r.Desired.TLS.CA), []byte(r.Desired.TLS.CA)))
 }
 
 // forgetCertificates removes the files of certificates before.

@@ -188,6 +188,9 @@ func putFilesBack(data string) error {
 		return fmt.Errorf("put the snapshot back: %w", err)
 	}
 	for name, size := range sizes {
+		if info, err := os.Lstat(filepath.Join(data, name)); !filepath.IsLocal(name) || err == nil && !info.Mode().IsRegular() {
+			return fmt.Errorf("put %s back: it is not a file of the database", name) // which owns what we read, and may lie
+		}
 		if err := os.Truncate(filepath.Join(data, name), size); err != nil {
 			return fmt.Errorf("put %s back: %w", name, err)
 		}

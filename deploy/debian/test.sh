@@ -36,6 +36,7 @@ cp dist/*.deb "$root/dist/"
 inside sh -c 'dpkg --install /dist/*.deb' >"$tmp/install.log" 2>&1 || die "dpkg --install failed: $(tail -n 5 "$tmp/install.log")"
 expect "grove" grove --help
 expect "grove-agent" grove-agent --version
+expect "grove-db" id -un grove-db
 expect "640 root grove" stat -c '%a %U %G' /etc/grove/grove.yaml
 expect "700 grove grove" stat -c '%a %U %G' /var/lib/grove
 expect "keys and database  failed" env GROVE_DB_PASSWORD=x GROVE_RPC_PASSWORD=x GROVE_KEYSTONE_PASSWORD=x \

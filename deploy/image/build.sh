@@ -80,6 +80,7 @@ fi
 install -m 755 "$AGENT" "$root/usr/bin/grove-agent"
 install -m 644 "$top/deploy/systemd/grove-agent.service" "$root/lib/systemd/system/"
 cp -r --no-preserve=ownership "$here/files/." "$root/"
+within useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin grove-db # whom databases run as
 
 # Grove's agent starts databases; packages' own services stay off, and so does what changes a database's machine unasked.
 for unit in redis-server redis-sentinel valkey-server valkey-sentinel mongod; do

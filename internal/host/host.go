@@ -4,6 +4,7 @@ package host
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -26,6 +27,8 @@ type Host struct {
 	NetNS string
 	// Units runs the database's processes.
 	Units Units
+	// Owner is whom units run as, nil where that is ourselves.
+	Owner *Owner
 	// Volume is the data volume.
 	Volume Volume
 	// Dedicated: the machine is this guest's alone, so that its kernel's settings are the agent's to make.
@@ -54,6 +57,8 @@ type Spec struct {
 	Dedicated bool `json:"dedicated,omitempty"`
 	// Announces: the machine itself has the address that moves between machines, while it is there.
 	Announces bool `json:"announces,omitempty"`
+	// User is whom the machine's units run as where the agent is root and the machine has such a user; else as the agent.
+	User string `json:"user,omitempty"`
 	// Path lists directories in which programs are looked for before $PATH.
 	Path []string `json:"path,omitempty"`
 }
@@ -86,6 +91,7 @@ func ReadSpec(path string) (Spec, error) {
 func Server(address, volumeID string) Spec {
 	return Spec{
 		Dir: "/var/lib/grove-agent", DataDir: "/var/lib/grove-data", Address: address, VolumeID: volumeID, Dedicated: true, Announces: true,
+		User: ServerUser,
 	}
 }
 
@@ -96,7 +102,13 @@ func (s Spec) Open(log *slog.Logger) (*Host, error) {
 		return nil, err
 	}
 	units.netns = s.NetNS
-	return &Host{Dir: s.Dir, DataDir: s.DataDir, Address: s.Address, NetNS: s.NetNS, Units: units, Volume: s.Volume(), Programs: func(name string) []string { return Programs(s.Path, name) }, Dedicated: s.Dedicated, Announces: s.Announces}, nil
+	if units.as, err = findUser(s.User); errors.Is(err, errNoUser) { // of an image that is older than this program
+		units.log.Warn("databases run as the agent does, as root: rebuild the server from a newer image", "error", err)
+	} else if err != nil {
+		units.Close()
+		return nil, err
+	}
+	return &Host{Owner: units.as, Dir: s.Dir, DataDir: s.DataDir, Address: s.Address, NetNS: s.NetNS, Units: units, Volume: s.Volume(), Programs: func(name string) []string { return Programs(s.Path, name) }, Dedicated: s.Dedicated, Announces: s.Announces}, nil
 }
 
 // Volume is the spec's data volume.

@@ -21,6 +21,7 @@ import (
 type Processes struct {
 	dir   string
 	netns string // in which units run, "" for our own
+	as    *Owner // whom they run as, nil for ourselves
 	log   *slog.Logger
 
 	mu       sync.Mutex
@@ -255,7 +256,7 @@ func (p *Processes) start(u *unit, s UnitSpec) error {
 		cmd.Dir = p.dir
 	}
 	cmd.ExtraFiles = []*os.File{r}
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Credential: p.as.credential()}
 	err = InNetNS(p.netns, cmd.Start) // a child is born into its parent thread's
 	_ = r.Close()
 	if err != nil {

@@ -477,3 +477,18 @@ func TestShellInADirectoryIsNoStrayInASessionWithoutLeader(t *testing.T) {
 func TestAsOrdinaryUser(t *testing.T) {
 	asNobody(t, "TestUnitRunsAndStops|TestAdoption|TestMemoryLimit|TestOpenFilesLimit|TestDirVolume|TestWriteFile")
 }
+
+// TestUnknownUser: an agent on a machine that is older than it goes on as before.
+func TestUnknownUser(t *testing.T) {
+	h, err := Spec{Dir: t.TempDir(), User: "nobody-has-this-name"}.Open(nil)
+	if err != nil || h.Owner != nil {
+		t.Fatalf("it is opened for %+v, %v", h, err)
+	}
+	h.Close()
+	if u, err := findUser(ServerUser + "-not"); os.Geteuid() == 0 && !errors.Is(err, errNoUser) {
+		t.Errorf("an unknown user is %+v, %v", u, err)
+	}
+	if u, err := findUser(""); u != nil || err != nil {
+		t.Errorf("no user is %+v, %v", u, err)
+	}
+}
