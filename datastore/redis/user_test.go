@@ -32,11 +32,36 @@ func TestServerMode(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self, "-test.v", "-test.run", "^(TestDatabaseUser|TestFormerlyRoots|TestConformance|TestAccounts|TestTLSModes|TestTLSKeyIsClosed|TestUpgrade)$")
-	cmd.Env = append(os.Environ(), datastoretest.UserVariable+"="+otherUser)
+	cmd.Env = append(os.Environ(), datastoretest.UserVariable+"="+otherUser, "PATH="+reachable(t)+":"+os.Getenv("PATH"))
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestDatabaseUser ") {
 		t.Errorf("%v: %s", err, out)
 	}
+}
+
+// reachable copies the servers to where other users may execute them: a developer's may be below /root.
+func reachable(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"redis-server", "valkey-server"} {
+		found := host.Programs(nil, name)
+		if len(found) == 0 {
+			continue
+		}
+		program, err := os.ReadFile(found[0])
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), program, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // requireUser fails unless the server's process runs as another user with every one of its numbers, and in no group of ours.
