@@ -160,11 +160,17 @@ func claimsOf(want *store.Possessions) *claims {
 	return c
 }
 
-// present tells of each "kind id" whether the cloud has it.
+// surplus is before what the cloud itself tells to be one too many.
+const surplus = "surplus "
+
+// present tells of each "kind id" whether the cloud has it, and whether it is one too many.
 func present(have []cloud.Resource) map[string]bool {
 	there := map[string]bool{}
 	for _, r := range have {
 		there[r.Kind+" "+r.ID] = true
+		if r.Surplus {
+			there[surplus+r.Kind+" "+r.ID] = true
+		}
 	}
 	return there
 }
@@ -214,6 +220,8 @@ func (c *claims) orphan(r cloud.Resource, there map[string]bool) *dbaas.Finding 
 	switch {
 	case c.Busy[r.GuestID] || c.Busy[f.InstanceID]:
 		return nil
+	case there[surplus+r.Kind+" "+r.ID]:
+		return f
 	case f.InstanceID != "" && (recorded == "" || recorded == r.ID || !there[r.Kind+" "+recorded]):
 		return nil
 	}

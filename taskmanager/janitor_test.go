@@ -324,9 +324,7 @@ func TestJanitorDeletesWhatCameLate(t *testing.T) {
 			y.live(t, 0)
 			kept := y.owned(t, "guest-0")
 			for _, r := range kept {
-				if r.Kind != cloud.KindSecurityGroup {
-					y.cloud.Duplicate(r.Kind, r.ID)
-				}
+				y.cloud.Duplicate(r.Kind, r.ID)
 			}
 			gone := y.live(t, 1)
 			y.plant(t, "stranger", "", "group-0")

@@ -31,6 +31,8 @@ type Resource struct {
 	Kind    string
 	ID      string
 	GuestID string
+	// Surplus: no row names one of the kind, and the cloud has another of the guest's, which is in use.
+	Surplus bool
 }
 
 // The kinds of resources.

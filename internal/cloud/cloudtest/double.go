@@ -344,6 +344,9 @@ func (d *Double) Owned(ctx context.Context, guestID string) ([]cloud.Resource, e
 		}
 		for _, id := range sorted(d.security) {
 			add(cloud.KindSecurityGroup, id, d.security[id].spec.GuestID)
+			if n := len(all); n > 0 && all[n-1].ID == id {
+				all[n-1].Surplus = d.surplus(id)
+			}
 		}
 		for _, id := range sorted(d.address) {
 			add(cloud.KindAddress, id, d.address[id].spec.OwnerID)
@@ -354,6 +357,16 @@ func (d *Double) Owned(ctx context.Context, guestID string) ([]cloud.Resource, e
 		return false, nil
 	})
 	return all, err
+}
+
+// surplus tells that a guest's port is in another of its security groups.
+func (d *Double) surplus(group string) bool {
+	for _, p := range d.ports {
+		if used := p.spec.SecurityGroupID; p.spec.GuestID == d.security[group].spec.GuestID && used != "" && used != group {
+			return true
+		}
+	}
+	return false
 }
 
 // sorted lists ids from the oldest on, for they count up.

@@ -328,12 +328,22 @@ func first(all []groups.SecGroup) string {
 	return all[0].ID
 }
 
+// securityGroup finds a guest's group and deletes those that are too many, or makes it. No row names it: of several the one counts
+// that the guest's port is in.
 func (s *session) securityGroup(ctx context.Context, spec cloud.SecurityGroupSpec) (*groups.SecGroup, error) {
 	found, err := s.securityGroupsOf(ctx, spec.GuestID, spec.Name)
 	if err != nil {
 		return nil, err
 	}
-	kept, surplus := choose(found, "", func(g *groups.SecGroup) string { return g.ID })
+	used := ""
+	if len(found) > 1 {
+		all, err := s.portsOf(ctx, guestTag, spec.GuestID, "")
+		if err != nil {
+			return nil, err
+		}
+		used = usedGroup(found, groupsOfPorts(all))
+	}
+	kept, surplus := choose(found, used, func(g *groups.SecGroup) string { return g.ID })
 	for _, one := range surplus {
 		if err := gone(groups.Delete(ctx, s.network, one.ID).ExtractErr(), "security group", one.ID); err != nil {
 			return nil, err
@@ -349,6 +359,27 @@ func (s *session) securityGroup(ctx context.Context, spec cloud.SecurityGroupSpe
 		return nil, refused(err, "security group")
 	}
 	return made, nil
+}
+
+// groupsOfPorts tells which groups have a port in them.
+func groupsOfPorts(all []ports.Port) map[string]bool {
+	used := map[string]bool{}
+	for _, p := range all {
+		for _, id := range p.SecurityGroups {
+			used[id] = true
+		}
+	}
+	return used
+}
+
+// usedGroup gives the first group that is used, "" for none.
+func usedGroup(all []groups.SecGroup, used map[string]bool) string {
+	for _, g := range all {
+		if used[g.ID] {
+			return g.ID
+		}
+	}
+	return ""
 }
 
 // ownNetwork gives the CIDRs of the network in which guests are.

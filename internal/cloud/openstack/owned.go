@@ -34,11 +34,13 @@ func (c *Cloud) Owned(ctx context.Context, ownerID string) ([]cloud.Resource, er
 	lists.Go(func() error { return s.addServers(ctx, ownerID, add) })
 	lists.Go(func() error { return s.addServerGroups(ctx, add) })
 	lists.Go(func() error { return s.addVolumes(ctx, ownerID, add) })
-	lists.Go(func() error { return s.addPorts(ctx, add) })
+	var used map[string]bool
+	lists.Go(func() (err error) { used, err = s.addPorts(ctx, add); return err })
 	lists.Go(func() error { return s.addSecurityGroups(ctx, add) })
 	if err := lists.Wait(); err != nil {
 		return nil, err
 	}
+	markSurplus(all, used)
 	slices.SortFunc(all, func(a, b cloud.Resource) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
 	})
@@ -70,13 +72,14 @@ func (s *session) addVolumes(ctx context.Context, ownerID string, add func(kind,
 	return err
 }
 
-func (s *session) addPorts(ctx context.Context, add func(kind, id, owner string)) error {
+// addPorts gives the security groups that they are in, too.
+func (s *session) addPorts(ctx context.Context, add func(kind, id, owner string)) (used map[string]bool, err error) {
 	found, err := listed(ctx, "ports", ports.List(s.network, ports.ListOpts{ProjectID: s.project}), ports.ExtractPorts)
 	for _, p := range found {
 		add(cloud.KindPort, p.ID, owner(p.Description, guestTag))
 		add(cloud.KindAddress, p.ID, owner(p.Description, addressTag))
 	}
-	return err
+	return groupsOfPorts(found), err
 }
 
 func (s *session) addSecurityGroups(ctx context.Context, add func(kind, id, owner string)) error {
@@ -86,4 +89,17 @@ func (s *session) addSecurityGroups(ctx context.Context, add func(kind, id, owne
 		add(cloud.KindPeersGroup, g.ID, owner(g.Description, peersTag))
 	}
 	return err
+}
+
+// markSurplus marks the security groups that no port is in, of guests that have a port in another one.
+func markSurplus(all []cloud.Resource, used map[string]bool) {
+	settled := map[string]bool{}
+	for _, r := range all {
+		if r.Kind == cloud.KindSecurityGroup && used[r.ID] {
+			settled[r.GuestID] = true
+		}
+	}
+	for i, r := range all {
+		all[i].Surplus = r.Kind == cloud.KindSecurityGroup && settled[r.GuestID] && !used[r.ID]
+	}
 }

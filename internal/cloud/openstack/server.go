@@ -1,6 +1,7 @@
 package openstack
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -449,14 +450,24 @@ func (c *Cloud) EnsureServerGroup(ctx context.Context, groupID, policy string) (
 			return "", err
 		}
 		if len(found) > 0 {
-			return found[0].ID, nil
+			return keptGroup(found), nil
 		}
-		made, err := servergroups.Create(ctx, s.compute, servergroups.CreateOpts{Name: groupName(groupID), Policies: []string{policy}}).Extract()
-		if err != nil {
+		if err := servergroups.Create(ctx, s.compute, servergroups.CreateOpts{Name: groupName(groupID), Policies: []string{policy}}).Err; err != nil {
 			return "", refused(err, "server group")
 		}
-		return made.ID, nil
+		if found, err = s.serverGroupsOf(ctx, groupID); err != nil || len(found) == 0 {
+			return "", cmp.Or(err, fmt.Errorf("the cloud does not show the server group of %s yet", groupID))
+		}
+		return keptGroup(found), nil
 	})
+}
+
+// keptGroup gives the id of the server group that counts where a request has made several: servers apart have to be in the same
+// one. They go together.
+func keptGroup(found []servergroups.ServerGroup) string {
+	return slices.MinFunc(found, func(a, b servergroups.ServerGroup) int {
+		return cmp.Or(cmp.Compare(len(b.Members), len(a.Members)), cmp.Compare(a.ID, b.ID))
+	}).ID
 }
 
 // DeleteServerGroup implements [cloud.Compute].

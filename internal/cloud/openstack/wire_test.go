@@ -337,3 +337,50 @@ func paged(pages int, key string, one func(n int) string) func(http.ResponseWrit
 		fault(200, fmt.Sprintf(`{"%s": [%s]%s}`, key, strings.Join(list, ","), links), "Content-Type", "application/json")(w, r)
 	}
 }
+
+// TestSecondSecurityGroup: of two groups of a guest the one counts that its port is in, whichever is older; the other is one too
+// many.
+func TestSecondSecurityGroup(t *testing.T) {
+	const list = `{"security_groups": [{"id": "early", "name": "n", "description": "grove guest g", "created_at": "2026-01-01T00:00:00Z"},
+		{"id": "late", "name": "n", "description": "grove guest g", "created_at": "2026-01-01T00:00:00Z"},
+		{"id": "lone", "name": "n", "description": "grove guest other", "created_at": "2026-01-01T00:00:00Z"}]}`
+	answer := func(body string) func(http.ResponseWriter, *http.Request) {
+		return fault(200, body, "Content-Type", "application/json")
+	}
+	w := newWire(t)
+	w.answers["GET /network/v2.0/security-groups"] = answer(list)
+	w.answers["GET /network/v2.0/ports"] = answer(`{"ports": [{"id": "p", "description": "grove guest g", "security_groups": ["late"]}]}`)
+	w.answers["GET /network/v2.0/subnets"] = answer(`{"subnets": []}`)
+	w.answers["GET /compute/v2.1/servers/detail"] = answer(`{"servers": []}`)
+	w.answers["GET /compute/v2.1/os-server-groups"] = answer(`{"server_groups": []}`)
+	w.answers["GET /volume/v3/volumes/detail"] = answer(noVolumes)
+	w.answers["DELETE /network/v2.0/security-groups/early"] = fault(204, "")
+	c := w.cloud(t, nil)
+	all, err := c.Owned(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range all {
+		if r.Surplus != (r.ID == "early") {
+			t.Errorf("%+v", r)
+		}
+	}
+	if id, err := c.EnsureSecurityGroup(t.Context(), cloud.SecurityGroupSpec{GuestID: "g", Name: "n"}); err != nil || id != "late" {
+		t.Errorf("%q counts, %v", id, err)
+	}
+}
+
+// TestSeveralServerGroups: servers that are to be apart come into the same one, whatever the order in which the cloud lists them.
+func TestSeveralServerGroups(t *testing.T) {
+	w := newWire(t)
+	const group = "0192d3a8-0000-7000-8000-000000000001"
+	for list, want := range map[string]string{
+		`{"id": "b", "name": "grove-` + group + `"}, {"id": "a", "name": "grove-` + group + `"}`:                   "a",
+		`{"id": "a", "name": "grove-` + group + `"}, {"id": "b", "name": "grove-` + group + `", "members": ["s"]}`: "b",
+	} {
+		w.answers["GET /compute/v2.1/os-server-groups"] = fault(200, `{"server_groups": [`+list+`]}`, "Content-Type", "application/json")
+		if id, err := w.cloud(t, nil).EnsureServerGroup(t.Context(), group, "anti-affinity"); err != nil || id != want {
+			t.Errorf("of %s it is %q, %v", list, id, err)
+		}
+	}
+}
