@@ -13,6 +13,9 @@ import (
 // soakVariable says how long the tests go on that `make soak` runs for long, such as 1h.
 const soakVariable = "GROVE_SOAK"
 
+// soaking tells whether tests are to go on for long.
+func soaking() bool { return os.Getenv(soakVariable) != "" }
+
 // soakTime is how long a test goes on that is better the longer it does; otherwise is for `make test`.
 func soakTime(t *testing.T, otherwise time.Duration) time.Duration {
 	t.Helper()

@@ -22,7 +22,7 @@ import (
 // machines boots what Nova's fake driver says that it has booted: for each server an agent process on this machine, with exactly
 // what the server was given. A server's address is put on the loopback device; its volume is a directory that outlives it.
 type machines struct {
-	t       *testing.T
+	t       testing.TB
 	servers string // where the driver writes a directory for each server
 	project string // whose servers are booted
 	dir     string
@@ -41,7 +41,7 @@ type machine struct {
 }
 
 // watchMachines boots the servers of a project, from the driver's directory, until the test ends.
-func watchMachines(t *testing.T, servers, project string) *machines {
+func watchMachines(t testing.TB, servers, project string) *machines {
 	t.Helper()
 	m := &machines{t: t, servers: servers, project: project, dir: t.TempDir(), done: make(chan struct{}), running: map[string]*machine{}}
 	m.watch.Go(func() {

@@ -43,7 +43,7 @@ func openDevcloud(t *testing.T) (h *house, admin *house, cloud *devcloud) {
 }
 
 // open starts the house, whose API listens at an address.
-func (cloud *devcloud) open(t *testing.T, listen string) (h, admin *house) {
+func (cloud *devcloud) open(t testing.TB, listen string) (h, admin *house) {
 	t.Helper()
 	watchMachines(t, filepath.Join(cloud.dir, "data/nova/servers"), cloud.project)
 	broker := testbed.RabbitMQ(t)
@@ -76,7 +76,7 @@ cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
 }
 
 // openRole starts one role of groved, and ends it with the test.
-func openRole(t *testing.T, dir, role string, args ...string) *house {
+func openRole(t testing.TB, dir, role string, args ...string) *house {
 	t.Helper()
 	h := &house{t: t, dir: filepath.Join(dir, role), role: role, args: args}
 	h.start()
@@ -93,15 +93,16 @@ func openRole(t *testing.T, dir, role string, args ...string) *house {
 
 // devcloud is the real OpenStack of a developer's machine, as Grove's service account sees it in a project of this test alone.
 type devcloud struct {
-	dir, authURL, network string
+	dir, authURL, network string // authURL is where Grove finds Keystone
 	project               string
+	timeout               time.Duration // Grove's patience with a request
 	service               gophercloud.AuthOptions
 	compute, volume, net  *gophercloud.ServiceClient
 }
 
-func loginDevcloud(t *testing.T) *devcloud {
+func loginDevcloud(t testing.TB) *devcloud {
 	t.Helper()
-	d := &devcloud{dir: os.Getenv("GROVE_DEVCLOUD")}
+	d := &devcloud{dir: os.Getenv("GROVE_DEVCLOUD"), timeout: time.Minute}
 	if d.dir == "" {
 		t.Skip("there is no OpenStack to test against (GROVE_DEVCLOUD)")
 	}
@@ -138,7 +139,7 @@ func loginDevcloud(t *testing.T) *devcloud {
 }
 
 // makeProject gives Grove's account a project for this test, with room enough, and returns its name.
-func (d *devcloud) makeProject(t *testing.T) string {
+func (d *devcloud) makeProject(t testing.TB) string {
 	t.Helper()
 	ctx := context.Background()
 	admin, where := d.options(t, "dev-admin")
@@ -181,7 +182,7 @@ func (d *devcloud) makeProject(t *testing.T) string {
 }
 
 // identityOf gives the id of a user.
-func identityOf(t *testing.T, d *devcloud, name string) string {
+func identityOf(t testing.TB, d *devcloud, name string) string {
 	t.Helper()
 	auth, _ := d.options(t, name)
 	client, err := openstack.AuthenticatedClient(t.Context(), auth)
@@ -196,7 +197,7 @@ func identityOf(t *testing.T, d *devcloud, name string) string {
 }
 
 // roleNamed gives the id of a role.
-func roleNamed(t *testing.T, identity *gophercloud.ServiceClient, name string) string {
+func roleNamed(t testing.TB, identity *gophercloud.ServiceClient, name string) string {
 	t.Helper()
 	pages, err := roles.List(identity, roles.ListOpts{Name: name}).AllPages(t.Context())
 	if err != nil {
@@ -210,7 +211,7 @@ func roleNamed(t *testing.T, identity *gophercloud.ServiceClient, name string) s
 }
 
 // sweep removes what a test that failed has left.
-func (d *devcloud) sweep(t *testing.T) {
+func (d *devcloud) sweep(t testing.TB) {
 	t.Helper()
 	ctx := context.Background()
 	eventually(t, 2*time.Minute, func() error {
@@ -231,7 +232,7 @@ func (d *devcloud) sweep(t *testing.T) {
 	})
 }
 
-func (d *devcloud) options(t *testing.T, name string) (gophercloud.AuthOptions, gophercloud.EndpointOpts) {
+func (d *devcloud) options(t testing.TB, name string) (gophercloud.AuthOptions, gophercloud.EndpointOpts) {
 	t.Helper()
 	var file struct {
 		Clouds map[string]struct {
@@ -258,7 +259,7 @@ func (d *devcloud) options(t *testing.T, name string) (gophercloud.AuthOptions, 
 }
 
 // token logs in as somebody, and gives the id of the project too.
-func (d *devcloud) token(t *testing.T, name string) (token, project string) {
+func (d *devcloud) token(t testing.TB, name string) (token, project string) {
 	t.Helper()
 	auth, _ := d.options(t, name)
 	client, err := openstack.AuthenticatedClient(t.Context(), auth)
@@ -273,7 +274,7 @@ func (d *devcloud) token(t *testing.T, name string) (token, project string) {
 }
 
 // servers lists Grove's.
-func (d *devcloud) servers(t *testing.T) []servers.Server {
+func (d *devcloud) servers(t testing.TB) []servers.Server {
 	t.Helper()
 	pages, err := servers.List(d.compute, servers.ListOpts{}).AllPages(context.Background())
 	if err != nil {
@@ -287,7 +288,7 @@ func (d *devcloud) servers(t *testing.T) []servers.Server {
 }
 
 // stopServerAt stops the server with an address, as its user would.
-func (d *devcloud) stopServerAt(t *testing.T, address string) {
+func (d *devcloud) stopServerAt(t testing.TB, address string) {
 	t.Helper()
 	for _, p := range d.ports(t) {
 		if p.DeviceID != "" && p.FixedIPs[0].IPAddress == address {
@@ -301,7 +302,7 @@ func (d *devcloud) stopServerAt(t *testing.T, address string) {
 }
 
 // guestAddress gives the address of some server.
-func (d *devcloud) guestAddress(t *testing.T) string {
+func (d *devcloud) guestAddress(t testing.TB) string {
 	t.Helper()
 	for _, p := range d.ports(t) {
 		if p.DeviceID != "" {
@@ -313,7 +314,7 @@ func (d *devcloud) guestAddress(t *testing.T) string {
 }
 
 // peerRules counts the rules that let peers reach each other.
-func (d *devcloud) peerRules(t *testing.T) (n int) {
+func (d *devcloud) peerRules(t testing.TB) (n int) {
 	t.Helper()
 	for _, g := range d.securityGroups(t) {
 		for _, r := range g.Rules {
@@ -326,7 +327,7 @@ func (d *devcloud) peerRules(t *testing.T) (n int) {
 }
 
 // securityGroups lists Grove's.
-func (d *devcloud) securityGroups(t *testing.T) []groups.SecGroup {
+func (d *devcloud) securityGroups(t testing.TB) []groups.SecGroup {
 	t.Helper()
 	pages, err := groups.List(d.net, groups.ListOpts{ProjectID: d.project}).AllPages(context.Background())
 	if err != nil {
@@ -340,7 +341,7 @@ func (d *devcloud) securityGroups(t *testing.T) []groups.SecGroup {
 }
 
 // owned lists what the real services have of Grove's, by kind: names, and of ports their descriptions.
-func (d *devcloud) owned(t *testing.T) map[string][]string {
+func (d *devcloud) owned(t testing.TB) map[string][]string {
 	t.Helper()
 	all := map[string][]string{}
 	for _, s := range d.servers(t) {
@@ -359,7 +360,7 @@ func (d *devcloud) owned(t *testing.T) map[string][]string {
 }
 
 // volumes lists Grove's.
-func (d *devcloud) volumes(t *testing.T) []volumes.Volume {
+func (d *devcloud) volumes(t testing.TB) []volumes.Volume {
 	t.Helper()
 	pages, err := volumes.List(d.volume, volumes.ListOpts{}).AllPages(context.Background())
 	if err != nil {
@@ -373,7 +374,7 @@ func (d *devcloud) volumes(t *testing.T) []volumes.Volume {
 }
 
 // ports lists the ports that carry a tag of Grove's.
-func (d *devcloud) ports(t *testing.T) []ports.Port {
+func (d *devcloud) ports(t testing.TB) []ports.Port {
 	t.Helper()
 	pages, err := ports.List(d.net, ports.ListOpts{ProjectID: d.project}).AllPages(context.Background())
 	if err != nil {
@@ -387,7 +388,7 @@ func (d *devcloud) ports(t *testing.T) []ports.Port {
 }
 
 // requireNothing waits until the cloud has nothing of Grove's.
-func (d *devcloud) requireNothing(t *testing.T) {
+func (d *devcloud) requireNothing(t testing.TB) {
 	t.Helper()
 	eventually(t, 2*time.Minute, func() error {
 		if all := d.owned(t); len(all) > 0 {
@@ -399,7 +400,7 @@ func (d *devcloud) requireNothing(t *testing.T) {
 
 // primary gives the address of the guest that an instance's address leads to, by Neutron's records: there is no network between.
 // While it moves it leads nowhere.
-func (d *devcloud) primary(t *testing.T, in *instance) string {
+func (d *devcloud) primary(t testing.TB, in *instance) string {
 	t.Helper()
 	all := d.ports(t)
 	for _, p := range all {
@@ -418,7 +419,7 @@ func (d *devcloud) primary(t *testing.T, in *instance) string {
 	return "nowhere"
 }
 
-func (d *devcloud) redis(t *testing.T, in *instance) *redis.Client {
+func (d *devcloud) redis(t testing.TB, in *instance) *redis.Client {
 	t.Helper()
 	c := redis.NewClient(&redis.Options{Addr: d.primary(t, in) + ":6379", Password: in.password, DisableIdentity: true, MaxRetries: -1})
 	t.Cleanup(func() { _ = c.Close() })

@@ -156,7 +156,7 @@ func TestOutages(t *testing.T) {
 		{name: "all taskmanagers", away: h.kill, back: h.start, atSoak: true},
 		{name: "all taskmanagers, and the primary dies", away: h.kill, back: h.start, killToo: true},
 	} {
-		if outage.atSoak && os.Getenv(soakVariable) == "" {
+		if outage.atSoak && !soaking() {
 			continue
 		}
 		primary := in.primaryProcess()

@@ -73,7 +73,7 @@ func TestPausedTaskmanager(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := mathrand.New(mathrand.NewPCG(seed, 0))
 	rounds, pause := 2, fleetLease+time.Second
-	if os.Getenv(soakVariable) != "" {
+	if soaking() {
 		rounds, pause = 40, fleetLease+10*time.Second
 	}
 	ctx, cancel := context.WithCancel(context.Background())
