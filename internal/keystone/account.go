@@ -73,7 +73,7 @@ func NewAccount(c Config) (*Account, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Account{config: c, http: http.Client{Timeout: c.Timeout, Transport: newPatient(trusted, c.Clock)}}, nil
+	return &Account{config: c, http: http.Client{Timeout: c.Timeout, Transport: newPatient(traced{trusted}, c.Clock)}}, nil
 }
 
 func transport(caFile string) (*http.Transport, error) {
