@@ -35,6 +35,7 @@ type deed struct {
 type exchange struct {
 	service      string // of the catalog: compute, volumev3, network, image, identity
 	method, path string
+	request      string // the id of the request to Grove on whose behalf it is
 	body         []byte
 	deed         deed
 	began, ended time.Time // at the proxy: all of the request was there; all of the answer was
@@ -162,7 +163,7 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, service, at string
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	x := &exchange{service: service, method: r.Method, path: r.URL.Path, body: body}
+	x := &exchange{service: service, method: r.Method, path: r.URL.Path, request: r.Header.Get("X-Openstack-Request-Id"), body: body}
 	p.begin(x)
 	switch {
 	case x.deed.answer != 0:
