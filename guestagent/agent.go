@@ -357,6 +357,9 @@ func (a *Agent) Action(ctx context.Context, r guest.ActionRequest) (json.RawMess
 	var result json.RawMessage
 	err = a.prepared(ctx, r.Fence, &result, func(ctx context.Context) (any, error) {
 		answer, err := action(ctx, r.Args)
+		if err == nil && r.Name == datastore.ActionHandover {
+			err = a.yieldAddress()
+		}
 		if reader, ok := a.driver.(datastore.Reader); ok && slices.Contains(reader.Reads(), r.Name) {
 			return fleeting{answer}, err
 		}

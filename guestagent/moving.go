@@ -91,6 +91,17 @@ func (a *Agent) dropAddress(ctx context.Context) error {
 	return err
 }
 
+// yieldAddress notes that the moving address is not here any more, for the database has handed over: it is gone before another
+// machine takes it. The caller holds deed.
+func (a *Agent) yieldAddress() error {
+	return a.memory.change(func(s *state) error {
+		if m := s.Desired.Moving; m != nil {
+			s.Desired.Moving = &datastore.MovingAddress{Address: m.Address}
+		}
+		return nil
+	})
+}
+
 // keepAddress has the moving address where it belongs, and tells the neighbours where that is.
 func (a *Agent) keepAddress(ctx context.Context) {
 	m := a.moving()

@@ -2,6 +2,7 @@ package guestagent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -195,6 +196,36 @@ func TestAddressMoves(t *testing.T) {
 			first.awaitStatus(dbaas.GuestHealthy)
 			if at := w.holders(address); at != "2" {
 				t.Errorf("with both up the address is on %q", at)
+			}
+
+			// A planned switch, there and back: who hands over has given the address up before the other takes it.
+			for epoch, change := range []struct {
+				from, to *bench
+				at       string
+			}{{second, first, "1"}, {first, second, "2"}} {
+				do := func(deed string) guest.Fence { return fence(fmt.Sprint(deed, epoch), int64(3+epoch), 3) }
+				args, err := json.Marshal(change.to.member("other"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				testbed.Eventually(t, time.Minute, func() error { // the replica may not be in step yet
+					_, err := change.from.client.Action(change.from.ctx(), guest.ActionRequest{Fence: do("handover"), Name: datastore.ActionHandover, Args: args})
+					return err
+				})
+				if at := w.holders(address); at != "" {
+					t.Errorf("after the handover the address is on %q", at)
+				}
+				promote := guest.ConfigureRequest{Fence: do("promote"), Desired: order(change.to, change.from, true, nil)}
+				if _, err := change.to.client.Configure(change.to.ctx(), promote); err != nil {
+					t.Fatal(err)
+				}
+				follow := guest.ConfigureRequest{Fence: do("follow"), Desired: order(change.from, change.to, false, change.to)}
+				if _, err := change.from.client.Configure(change.from.ctx(), follow); err != nil {
+					t.Fatal(err)
+				}
+				if at := w.holders(address); at != change.at {
+					t.Errorf("after the switch the address is on %q", at)
+				}
 			}
 
 			// Whatever takes the address away, it comes back; a new agent finds its own.

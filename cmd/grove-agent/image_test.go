@@ -64,8 +64,13 @@ func TestGuestImage(t *testing.T) {
 	t.Cleanup(func() {
 		_ = vm.Process.Kill()
 		_ = vm.Wait()
+		said, _ := os.ReadFile(console)
+		for line := range strings.Lines(string(said)) {
+			if strings.Contains(line, "WARNING") || strings.Contains(line, "FAILED") || strings.Contains(line, "rror") {
+				t.Logf("the console has: %s", strings.TrimSpace(line))
+			}
+		}
 		if t.Failed() {
-			said, _ := os.ReadFile(console)
 			t.Logf("the console's last words:\n%s", said[max(0, len(said)-6000):])
 		}
 	})
