@@ -12,7 +12,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: go
 go:
@@ -69,6 +69,10 @@ lint: go ## gofmt, vet, staticcheck, and the rules of the house
 .PHONY: bench
 bench: go ## measure, and print the tables of docs/performance.md
 	@deploy/dev/bench.sh
+
+.PHONY: bench-openstack
+bench-openstack: go ## measure creates on a real OpenStack, and Grove's own share of them
+	@deploy/dev/test-openstack.sh -timeout 1h -run '^$$' -bench OpenStack -benchtime 1x
 
 .PHONY: simulate
 simulate: go ## play random histories of the engine (SEEDS=100000), or show one (SEED=n)

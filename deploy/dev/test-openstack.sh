@@ -53,7 +53,7 @@ status=0
 env "$mark" TMPDIR="$tmp" GROVE_DEVCLOUD="$cloud" GROVE_TEST_NETWORK="$network" GROVE_TEST_IMAGE_TAG=redis \
 	go test -count=1 -p 2 -timeout 30m -v -run 'OpenStack|^TestConformance$' "$@" ./internal/cloud/openstack ./internal/e2e 2>&1 |
 	tee "$tmp/output" | grep --line-buffered -vE '^=== |^PASS$' || status=1
-if [ $# = 0 ] && grep -q 'no tests to run' "$tmp/output" || ! grep -q '^--- PASS' "$tmp/output"; then
+if [ $# = 0 ] && grep -q 'no tests to run' "$tmp/output" || ! grep -qE '^(--- PASS|Benchmark.*[0-9])' "$tmp/output"; then
 	say "there were no tests to run"
 	status=1
 fi

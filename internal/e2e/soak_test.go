@@ -36,7 +36,8 @@ type fleet struct {
 	config   string
 	apis     []*house
 	managers []*house
-	machine  *house // runs the local cloud
+	machine  *house    // runs the local cloud
+	machines *machines // in the place of OpenStack's servers
 	database *testbed.Database
 	broker   *testbed.Broker
 	amqpURL  string
@@ -506,7 +507,7 @@ func TestCreatesWhileEverythingDies(t *testing.T) {
 // openOpenStackFleet is a fleet on OpenStack, with the administrator's token.
 func openOpenStackFleet(t testing.TB, d *devcloud) *fleet {
 	t.Helper()
-	watchMachines(t, filepath.Join(d.dir, "data/nova/servers"), d.project)
+	machines := watchMachines(t, filepath.Join(d.dir, "data/nova/servers"), d.project)
 	f := openFleet(t, 15*time.Second, fmt.Sprintf(`
 api: {auth: keystone, token_cache: 5s, rate_limits: {GET: 0, POST: 0, PUT: 0, DELETE: 0}}
 keystone: {auth_url: %q, username: %q, password: %q, project: %q, timeout: %s}
@@ -521,6 +522,7 @@ cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
 		t.Fatal(err)
 	}
 	f.token, f.project = d.token(t, "dev-admin")
+	f.machines = machines
 	return f
 }
 
