@@ -217,7 +217,7 @@ func (m *Manager) volumeReady(ctx context.Context, op *engine.Operation, s *subj
 		return engine.Permanent(dbaas.Errorf(dbaas.Internal, "The volume could not be provided."))
 	case volume.Status != cloud.VolumeAvailable && volume.Status != cloud.VolumeInUse, volume.SizeGB < s.instance.VolumeSize:
 		op.SetProgress("the volume is %s", volume.Status)
-		return later(op, cloudPoll)
+		return soon(op)
 	}
 	return nil
 }

@@ -313,6 +313,11 @@ func later(op *engine.Operation, first time.Duration) error {
 	return engine.Wait(min(max(first, inStep(op)/8), mostPoll))
 }
 
+// soon is later for what the cloud has done within a second as a rule: there the first looks are closer together.
+func soon(op *engine.Operation) error {
+	return engine.Wait(min(max(readyPoll, inStep(op)/2), max(cloudPoll, inStep(op)/8), mostPoll))
+}
+
 // inStep is how long the operation has been in its step (or its Failed), by the store's clock at its last claim or save.
 func inStep(op *engine.Operation) time.Duration { return op.UpdatedAt.Sub(op.StepSince) }
 
