@@ -16,18 +16,29 @@ import (
 
 func migrateCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "migrate", Short: "Bring the database's schema up or down, or tell where it stands"}
-	add := func(use, short string, run func(ctx context.Context, s *store.Store) error) {
-		cmd.AddCommand(&cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	add := func(use, short string, run func(ctx context.Context, s *store.Store) error) *cobra.Command {
+		verb := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return withHouse(cmd.Context(), o, func(ctx context.Context, h *house) error {
 				if err := run(ctx, h.store); err != nil {
 					return err
 				}
 				return printMigrations(ctx, h.store, cmd.OutOrStdout())
 			})
-		}})
+		}}
+		cmd.AddCommand(verb)
+		return verb
 	}
 	add("up", "Apply every migration that is pending", func(ctx context.Context, s *store.Store) error { return s.Migrate(ctx) })
 	add("down", "Undo the newest migration", func(ctx context.Context, s *store.Store) error { return s.MigrateDown(ctx) })
+	var roles []string
+	restored := add("restored", "Prepare a database that was restored from a backup, before the services start", func(ctx context.Context, s *store.Store) error {
+		if len(roles) > 0 {
+			return s.RestoreRoles(ctx, roles)
+		}
+		return s.Restored(ctx)
+	})
+	restored.Flags().StringSliceVar(&roles, "roles", nil,
+		"only this: `INSTANCES` that were failed over since the backup are to have the primary again that the backup names; what the present one takes until then may be lost")
 	add("status", "List the migrations and whether they are applied", func(context.Context, *store.Store) error { return nil })
 	return cmd
 }

@@ -183,15 +183,7 @@ func (f *fleet) trace(l *leak) (messages func() int) {
 // dumped is all that PostgreSQL holds, as text.
 func (f *fleet) dumped() []byte {
 	f.t.Helper()
-	tools, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_dump")
-	if len(tools) == 0 {
-		f.t.Fatal("there is no pg_dump")
-	}
-	out, err := exec.Command(tools[len(tools)-1], "--inserts", f.database.URL).Output()
-	if err != nil {
-		f.t.Fatalf("pg_dump: %v", err)
-	}
-	return out
+	return postgresTool(f.t, "pg_dump", "--inserts", f.database.URL)
 }
 
 // TestSecretsAreNowhereInClear plants secrets, has everything done that touches them, with all logs at debug and with requests
