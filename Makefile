@@ -87,8 +87,8 @@ crash-openstack: go ## a taskmanager killed at every step of an instance's life 
 	@GROVE_CRASH=full deploy/dev/test-openstack.sh -timeout 2h -run TestKilledAtEveryStepOnOpenStack
 
 .PHONY: soak
-soak: go ## a hot standby on a starved machine for an hour (SOAK=1h), every outage of what it needs, 200 creates while all dies
-	@GROVE_SOAK=$${SOAK:-1h} deploy/dev/test.sh -timeout 24h -run "TestBusyMachine|TestOutages|CreatesWhileEverythingDies|TestPausedTaskmanager" ./internal/e2e
+soak: go ## a hot standby on a starved machine for an hour (SOAK=1h), every outage of what it needs, 200 creates while all dies, roles after a recovery
+	@GROVE_SOAK=$${SOAK:-1h} deploy/dev/test.sh -timeout 24h -run "TestBusyMachine|TestOutages|CreatesWhileEverythingDies|TestPausedTaskmanager|TestRestoredDatabase" ./internal/e2e
 
 .PHONY: fuzz
 fuzz: go ## run each fuzz target for a while (FUZZTIME=30s each)
