@@ -33,7 +33,7 @@ func (m *Manager) addGuest() engine.Workflow {
 			{Name: "ensureAccount", Doc: "creating the guest's login at the message broker", Run: m.ensureAccount, Within: 5 * time.Minute},
 			{Name: "ensureServer", Doc: "creating the server", Run: m.ensureServer, Within: 5 * time.Minute},
 			{Name: "awaitServer", Doc: "waiting for the server", Run: m.awaitServer, Within: 10 * time.Minute},
-			{Name: "awaitAgent", Doc: "waiting for the guest agent's first contact", Run: m.awaitAgent, Within: 15 * time.Minute},
+			{Name: "awaitAgent", Doc: "waiting for the guest agent's first contact", Run: m.awaitAgent, Within: m.firstContact()},
 			{Name: "awaitPrimary", Doc: "waiting for the primary", Run: m.awaitPrimary, Within: 30 * time.Minute},
 			{Name: "prepareGuest", Doc: "installing and starting the standby", Run: m.prepareGuest, Within: 10 * time.Minute},
 			{Name: "awaitInStep", Doc: "copying the data to the standby", Run: m.awaitInStep, Within: 6 * time.Hour},

@@ -14,8 +14,11 @@ import (
 // members of a cluster have none: its clients know each by its guest's.
 func hasAddress(in *dbaas.Instance) bool { return in.ClusterID == "" }
 
-// addressPrivate is the type of an address of a tenant's own network.
-const addressPrivate = "private"
+// The types of an instance's addresses: of a tenant's own network, and of the world's.
+const (
+	addressPrivate = "private"
+	addressPublic  = "public"
+)
 
 func shown(address, network string) []dbaas.Address {
 	return []dbaas.Address{{Address: address, Type: addressPrivate, Network: network}}
@@ -24,15 +27,23 @@ func shown(address, network string) []dbaas.Address {
 // ensureAddress gives the instance the address that its tenant sees. It carries the instance's tag, for guests come and go.
 func (m *Manager) ensureAddress(ctx context.Context, op *engine.Operation) error {
 	s, err := m.load(ctx, op)
-	if err != nil || !hasAddress(s.instance) {
+	if err != nil {
 		return err
+	}
+	return m.ensureAddressOf(ctx, op, s, s.instance.Access.IsPublic)
+}
+
+// ensureAddressOf makes the subject's address, public or not, and records what it is.
+func (m *Manager) ensureAddressOf(ctx context.Context, op *engine.Operation, s *subject, public bool) error {
+	if !hasAddress(s.instance) {
+		return nil
 	}
 	ports, err := m.tcpPorts(ctx, s)
 	if err != nil {
 		return err
 	}
 	spec := cloud.AddressSpec{
-		OwnerID: s.instance.ID, Name: objectName(s.instance.ID), TCPPorts: ports, RecordedID: s.instance.AddressID,
+		OwnerID: s.instance.ID, Name: objectName(s.instance.ID), TCPPorts: ports, Public: public, RecordedID: s.instance.AddressID,
 	}
 	if s.instance.Nic != nil {
 		spec.Nic = *s.instance.Nic
@@ -43,6 +54,9 @@ func (m *Manager) ensureAddress(ctx context.Context, op *engine.Operation) error
 	}
 	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
 		s.instance.AddressID, s.instance.Addresses = a.ID, shown(a.Address, a.Network)
+		if a.Public != "" {
+			s.instance.Addresses = append(s.instance.Addresses, dbaas.Address{Address: a.Public, Type: addressPublic})
+		}
 		return nil
 	})
 }
@@ -60,6 +74,11 @@ func (m *Manager) pointAddress(ctx context.Context, op *engine.Operation) error 
 func (m *Manager) deleteAddressStep() engine.Step {
 	return engine.Step{Name: "deleteAddress", Doc: "giving the instance's address back", Within: 30 * time.Minute,
 		Run: func(ctx context.Context, op *engine.Operation) error {
-			return m.deleteAll(ctx, op, op.ResourceID, cloud.KindAddress, m.Cloud.DeleteAddress)
+			for _, kind := range []string{cloud.KindAddress, cloud.KindPublicAddress} { // the second where the first went without it
+				if err := m.deleteAll(ctx, op, op.ResourceID, kind, m.Cloud.DeleteAddress); err != nil {
+					return err
+				}
+			}
+			return nil
 		}}
 }

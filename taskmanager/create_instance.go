@@ -1,6 +1,7 @@
 package taskmanager
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -32,7 +33,7 @@ func (m *Manager) createInstance() engine.Workflow {
 			{Name: "ensureAccount", Doc: "creating the guest's login at the message broker", Run: m.ensureAccount, Within: 5 * time.Minute},
 			{Name: "ensureServer", Doc: "creating the server", Run: m.ensureServer, Within: 5 * time.Minute},
 			{Name: "awaitServer", Doc: "waiting for the server", Run: m.awaitServer, Within: 10 * time.Minute},
-			{Name: "awaitAgent", Doc: "waiting for the guest agent's first contact", Run: m.awaitAgent, Within: 15 * time.Minute},
+			{Name: "awaitAgent", Doc: "waiting for the guest agent's first contact", Run: m.awaitAgent, Within: m.firstContact()},
 			{Name: "prepareGuest", Doc: "installing and starting the database", Run: m.prepareGuest, Within: 10 * time.Minute},
 			{Name: "awaitReady", Doc: "waiting for the database to serve", Run: m.awaitReady, Within: 30 * time.Minute},
 			{Name: "awaitCopy", Doc: "copying the data of the source", Run: m.awaitCopy, Within: 6 * time.Hour},
@@ -45,13 +46,16 @@ func (m *Manager) createInstance() engine.Workflow {
 	}
 }
 
-// giveUpCreating is giveUp; the making of a standby ends first, which nobody would know of.
+func (m *Manager) firstContact() time.Duration { return cmp.Or(m.FirstContact, 15*time.Minute) }
+
+// giveUpCreating leaves the instance in ERROR, that of a replica or of a cluster's member too; the making of a standby ends first,
+// which nobody would know of.
 func (m *Manager) giveUpCreating(ctx context.Context, op *engine.Operation) error {
 	if err := m.endChildren(ctx, op); err != nil {
 		return err
 	}
 	m.addConsole(ctx, op)
-	return m.giveUp(ctx, op)
+	return m.fail(ctx, op)
 }
 
 const (

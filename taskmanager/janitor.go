@@ -198,12 +198,15 @@ func (c *claims) orphan(r cloud.Resource, there map[string]bool) *dbaas.Finding 
 			return nil
 		}
 		return f
-	case cloud.KindAddress:
+	case cloud.KindAddress, cloud.KindPublicAddress:
 		in := c.instances[r.GuestID]
 		if in == nil {
 			break
 		}
-		f.InstanceID, f.ProjectID, recorded = in.ID, in.ProjectID, in.AddressID
+		f.InstanceID, f.ProjectID = in.ID, in.ProjectID
+		if r.Kind == cloud.KindAddress {
+			recorded = in.AddressID
+		}
 		if c.Busy[in.GroupID] {
 			return nil
 		}
@@ -330,6 +333,7 @@ func (m *Manager) cleaners() []cleaner {
 		{cloud.KindServer, byID(m.deleteServer)},
 		{cloud.KindServerGroup, func(ctx context.Context, r cloud.Resource) error { return m.Cloud.DeleteServerGroup(ctx, r.GuestID) }},
 		{cloud.KindVolume, byID(m.deleteVolume)},
+		{cloud.KindPublicAddress, byID(m.Cloud.DeleteAddress)},
 		{cloud.KindAddress, byID(m.Cloud.DeleteAddress)},
 		{cloud.KindPort, byID(m.deletePort)},
 		{cloud.KindSecurityGroup, byID(m.deleteSecurityGroup)},

@@ -365,6 +365,11 @@ func (m *Manager) giveUp(ctx context.Context, op *engine.Operation) error {
 	if partial(op) {
 		return nil
 	}
+	return m.fail(ctx, op)
+}
+
+// fail leaves the instance in ERROR, with the fault.
+func (m *Manager) fail(ctx context.Context, op *engine.Operation) error {
 	err := m.update(ctx, op, func(_ *store.Tx, s *subject) error {
 		s.instance.Task = dbaas.TaskError
 		s.instance.Fault = op.Failure

@@ -33,15 +33,17 @@ type Config struct {
 	// GuestRPCURL gives the broker's URL as a guest with this login reaches it; nil for the in-process transport.
 	GuestRPCURL func(guestID, password string) string
 	// BrokerCA gives the certificates by which guests know the broker; nil: as their systems have it.
-	BrokerCA   func() ([]byte, error)
-	Heartbeat  time.Duration // between two signs of life of a guest
-	Retention  store.Retention
-	AgentTrial time.Duration // how long a new agent may take to reach the broker before the one before is put back
-	Janitor    Janitor
-	Workers    int
-	Lease      time.Duration // of an operation; a crash delays its operations by this at most
-	Clock      clock.Clock
-	Logger     *slog.Logger
+	BrokerCA  func() ([]byte, error)
+	Heartbeat time.Duration // between two signs of life of a guest
+	Retention store.Retention
+	// FirstContact is how long the agent of a new server may take until it first reports; 0 is 15 minutes.
+	FirstContact time.Duration
+	AgentTrial   time.Duration // how long a new agent may take to reach the broker before the one before is put back
+	Janitor      Janitor
+	Workers      int
+	Lease        time.Duration // of an operation; a crash delays its operations by this at most
+	Clock        clock.Clock
+	Logger       *slog.Logger
 	// Operations, Reports and Tidiness count what happens; nil for none.
 	Operations *metric.Operations
 	Reports    *metric.Reports

@@ -28,17 +28,17 @@ func (m *Manager) changeAccess(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return err
 	}
-	return m.applyAccessToAll(ctx, s, s.instance.Access)
+	return m.applyAccessToAll(ctx, op, s, s.instance.Access)
 }
 
-// applyAccessToAll makes the security groups of all guests of the instance as access says.
-func (m *Manager) applyAccessToAll(ctx context.Context, s *subject, access dbaas.Access) error {
+// applyAccessToAll makes the security groups of all guests of the instance, and its address, as access says.
+func (m *Manager) applyAccessToAll(ctx context.Context, op *engine.Operation, s *subject, access dbaas.Access) error {
 	for _, one := range s.own() {
 		if _, err := m.applyAccess(ctx, s.on(one), access); err != nil {
 			return err
 		}
 	}
-	return nil
+	return m.ensureAddressOf(ctx, op, s, access.IsPublic)
 }
 
 // markAccess is the last step: what waited for a restart before goes on waiting.
@@ -58,7 +58,7 @@ func (m *Manager) restoreAccess(ctx context.Context, op *engine.Operation) error
 	if err != nil {
 		return err
 	}
-	return m.applyAccessToAll(ctx, s, state.Previous)
+	return m.applyAccessToAll(ctx, op, s, state.Previous)
 }
 
 func (m *Manager) keepAccess(ctx context.Context, op *engine.Operation, _ bool) error {

@@ -203,7 +203,7 @@ func (h *house) taskmanager(provider cloud.Provider) (*taskmanager.Manager, erro
 	h.metrics.Gauge("grove_operations_overdue_seconds", "How long the operation that is due longest has waited for a taskmanager.", h.overdue)
 	return taskmanager.New(taskmanager.Config{
 		Store: h.store, Cloud: provider, Transport: h.transport, Accounts: h.accounts, Datastores: all.Datastores(),
-		Region: c.Region, Node: h.node, GuestRPCURL: h.guestRPCURL(), BrokerCA: h.trust(), Heartbeat: c.Guests.Heartbeat, AgentTrial: c.Guests.AgentTrial,
+		Region: c.Region, Node: h.node, GuestRPCURL: h.guestRPCURL(), BrokerCA: h.trust(), Heartbeat: c.Guests.Heartbeat, AgentTrial: c.Guests.AgentTrial, FirstContact: c.Guests.FirstContact,
 		Retention: store.Retention{Operations: c.Retention.Operations, Events: c.Retention.Events, Idempotency: c.Retention.Idempotency, Deleted: c.Retention.Deleted},
 		Janitor:   taskmanager.Janitor{Every: c.Janitor.Every, Age: c.Janitor.Age, Delete: c.Janitor.Delete},
 		Tidiness:  metric.NewTidiness(h.metrics),

@@ -42,6 +42,7 @@ const (
 	KindPort          = "port"
 	KindSecurityGroup = "security_group"
 	KindAddress       = "address"
+	KindPublicAddress = "public_address"
 	// KindServerGroup and KindPeersGroup belong to a group: where its servers run, and the security group that its guests
 	// share.
 	KindServerGroup = "server_group"
@@ -200,6 +201,7 @@ type Address struct {
 	ID      string
 	Address string
 	Network string
+	Public  string // how the world reaches it, "" for not at all
 }
 
 // AddressSpec is a wish for an address. OwnerID, which is its tag, and Name are chosen before the call and found again by.
@@ -208,6 +210,7 @@ type AddressSpec struct {
 	Name       string
 	Nic        dbaas.Nic // zero: the default network
 	TCPPorts   []int     // on which it is reached, and what it leads to listens
+	Public     bool      // the world is to reach it too; a provider that has no such addresses gives none
 	RecordedID string
 }
 
@@ -219,7 +222,7 @@ type Network interface {
 	DeletePort(ctx context.Context, id string) error
 	// DeleteSecurityGroup deletes a group; with the last of its guests the one that peers share goes by itself.
 	DeleteSecurityGroup(ctx context.Context, id string) error
-	// EnsureAddress makes an address, which leads nowhere at first, or sets its TCP ports anew.
+	// EnsureAddress makes an address, which leads nowhere at first, or sets its TCP ports, and whether it has a public one, anew.
 	EnsureAddress(ctx context.Context, a AddressSpec) (*Address, error)
 	// PointAddress makes an address lead to a port, "" to nowhere. When it returns new connections go there, and old ones
 	// to elsewhere are cut. An epoch below the highest seen is refused with dbaas.Conflict, so that whoever decided earlier

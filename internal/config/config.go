@@ -83,8 +83,9 @@ type Janitor struct {
 
 // Guests is what every guest agent is told.
 type Guests struct {
-	Heartbeat  time.Duration `yaml:"heartbeat" doc:"time between two signs of life"`
-	AgentTrial time.Duration `yaml:"agent_trial" doc:"how long a new agent may take to reach RabbitMQ before the one that it replaced is put back"`
+	Heartbeat    time.Duration `yaml:"heartbeat" doc:"time between two signs of life"`
+	FirstContact time.Duration `yaml:"first_contact" doc:"how long the agent of a new server may take until it first reports, the server's boot included"`
+	AgentTrial   time.Duration `yaml:"agent_trial" doc:"how long a new agent may take to reach RabbitMQ before the one that it replaced is put back"`
 }
 
 // Cloud is what provides servers, volumes and networks.
@@ -97,6 +98,7 @@ type Cloud struct {
 // OpenStack configures the provider of that name.
 type OpenStack struct {
 	Network   string   `yaml:"network" doc:"id of the network of guests whose tenant names none"`
+	External  string   `yaml:"external_network" doc:"id of the network of public addresses (access.is_public); empty is the only one that there is"`
 	ImageTags []string `yaml:"image_tags" doc:"tags that choose the image of a datastore version with neither an image nor tags: the youngest that has them all"`
 	Interface string   `yaml:"interface" doc:"which endpoints of the catalog: public, internal or admin"`
 }
@@ -146,7 +148,7 @@ func Defaults() Config {
 		Keystone:    Keystone{UserDomain: "Default", Timeout: time.Minute},
 		API:         API{Auth: "none", TokenCache: time.Minute, MaxBody: 1 << 20, PageSize: 20, ShutdownWait: 10 * time.Second},
 		Taskmanager: Taskmanager{Workers: 16, Lease: 15 * time.Second},
-		Guests:      Guests{Heartbeat: 10 * time.Second, AgentTrial: time.Minute},
+		Guests:      Guests{Heartbeat: 10 * time.Second, FirstContact: 15 * time.Minute, AgentTrial: time.Minute},
 		Cloud: Cloud{Provider: "local", Local: LocalCloud{
 			Network: "127.77.0.0/16", NetworkMode: "loopback", Agents: "embedded", Volumes: "auto",
 			Flavors: []dbaas.Flavor{

@@ -163,6 +163,9 @@ func (c *Config) validateLimits(say sayFunc) {
 	if c.Guests.Heartbeat <= 0 {
 		say("guests.heartbeat", "must be positive")
 	}
+	if c.Guests.FirstContact < time.Second {
+		say("guests.first_contact", "must be at least 1s")
+	}
 	if c.Guests.AgentTrial < time.Second {
 		say("guests.agent_trial", "must be at least 1s")
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/projects"
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/roles"
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
+	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/layer3/floatingips"
 	networkquota "github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/quotas"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/security/groups"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/networks"
@@ -45,7 +46,9 @@ func openDevcloud(t *testing.T) (h *house, admin *house, cloud *devcloud) {
 // open starts the house, whose API listens at an address.
 func (cloud *devcloud) open(t testing.TB, listen string) (h, admin *house) {
 	t.Helper()
-	watchMachines(t, filepath.Join(cloud.dir, "data/nova/servers"), cloud.project)
+	if !cloud.dark {
+		watchMachines(t, filepath.Join(cloud.dir, "data/nova/servers"), cloud.project)
+	}
 	broker := testbed.RabbitMQ(t)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "grove.yaml")
@@ -57,7 +60,8 @@ rpc: {url: %q, management_url: %q}
 api: {auth: keystone, token_cache: 5s, rate_limits: {GET: 0, POST: 0, DELETE: 0}}
 keystone: {auth_url: %q, username: %q, password: %q, project: %q}
 cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
-`, listen, dir, testbed.Postgres(t), broker.URL, broker.ManagementURL, cloud.authURL, cloud.service.Username, cloud.service.Password, cloud.service.TenantName, cloud.network)
+%s
+`, listen, dir, testbed.Postgres(t), broker.URL, broker.ManagementURL, cloud.authURL, cloud.service.Username, cloud.service.Password, cloud.service.TenantName, cloud.network, cloud.settings)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -96,6 +100,8 @@ type devcloud struct {
 	dir, authURL, network string // authURL is where Grove finds Keystone
 	project               string
 	timeout               time.Duration // Grove's patience with a request
+	dark                  bool          // no server boots
+	settings              string        // more configuration of Grove
 	service               gophercloud.AuthOptions
 	compute, volume, net  *gophercloud.ServiceClient
 }
@@ -355,6 +361,23 @@ func (d *devcloud) owned(t testing.TB) map[string][]string {
 	}
 	for _, p := range d.ports(t) {
 		all["ports"] = append(all["ports"], p.Description)
+	}
+	for _, f := range d.floating(t) {
+		all["floating"] = append(all["floating"], f.FloatingIP)
+	}
+	return all
+}
+
+// floating lists Grove's floating addresses.
+func (d *devcloud) floating(t testing.TB) []floatingips.FloatingIP {
+	t.Helper()
+	pages, err := floatingips.List(d.net, floatingips.ListOpts{ProjectID: d.project}).AllPages(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := floatingips.ExtractFloatingIPs(pages)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return all
 }

@@ -3,6 +3,7 @@ package cloudtest
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -65,6 +66,45 @@ func testAddress(t *testing.T, f Fixture) {
 		t.Fatalf("owned %v, want %v", got, want)
 	}
 	b.destroy(t)
+}
+
+// testAddressPublic: a public address comes with its address or later, stays the same, goes when it is not wished for any more, and
+// with its address.
+func testAddressPublic(t *testing.T, f Fixture) {
+	if !f.Public {
+		t.Skip("no address of this cloud is public")
+	}
+	o := owner{f: f, id: uuid.NewString()}
+	spec := o.spec()
+	ensure := func(public bool) *cloud.Address {
+		t.Helper()
+		spec.Public = public
+		a, err := f.Cloud.EnsureAddress(t.Context(), spec)
+		if err != nil || (a.Public != "") != public || a.Public == a.Address {
+			t.Fatalf("public %v: %+v, %v", public, a, err)
+		}
+		o.address, spec.RecordedID = a, a.ID
+		return a
+	}
+	public := func() (n int) {
+		for _, r := range owned(t, f, o.id) {
+			if strings.HasPrefix(r, cloud.KindPublicAddress+" ") {
+				n++
+			}
+		}
+		return n
+	}
+	first := ensure(true)
+	if again := ensure(true); *again != *first || public() != 1 {
+		t.Errorf("again: %+v, not %+v; there are %d", again, first, public())
+	}
+	if private := ensure(false); private.ID != first.ID || private.Address != first.Address || public() != 0 {
+		t.Errorf("not public: %+v, before %+v; there are %d", private, first, public())
+	}
+	if ensure(true); public() != 1 {
+		t.Errorf("there are %d", public())
+	}
+	o.destroy(t)
 }
 
 func testAddressWishes(t *testing.T, f Fixture) {

@@ -25,6 +25,8 @@ type Fixture struct {
 	// Surplus makes a second resource of that kind with the name and tag of the one given, younger than it, as a request
 	// does that arrives late, and gives its id. nil skips the tests that need one.
 	Surplus func(t *testing.T, kind, id string) string
+	// Public: it has addresses that the world reaches.
+	Public bool
 	// Patience is how long the cloud may take for anything, 20 s when zero.
 	Patience time.Duration
 }
@@ -47,6 +49,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Fixture) {
 		"Address":           testAddress,
 		"AddressWishes":     testAddressWishes,
 		"AddressPoints":     testAddressPoints,
+		"AddressPublic":     testAddressPublic,
 		"GoneIsGone":        testGoneIsGone,
 		"EnsureAtOnce":      testEnsureAtOnce,
 		"TwoFound":          testTwoFound,

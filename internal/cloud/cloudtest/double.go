@@ -64,9 +64,10 @@ type doubleSecurity struct {
 
 type doubleAddress struct {
 	cloud.Address
-	spec   cloud.AddressSpec
-	portID string
-	epoch  int64
+	spec     cloud.AddressSpec
+	publicID string
+	portID   string
+	epoch    int64
 }
 
 type doubleGroup struct {
@@ -350,6 +351,9 @@ func (d *Double) Owned(ctx context.Context, guestID string) ([]cloud.Resource, e
 		}
 		for _, id := range sorted(d.address) {
 			add(cloud.KindAddress, id, d.address[id].spec.OwnerID)
+			if public := d.address[id].publicID; public != "" {
+				add(cloud.KindPublicAddress, public, d.address[id].spec.OwnerID)
+			}
 		}
 		for _, id := range sorted(d.groups) {
 			add(cloud.KindServerGroup, id, d.groups[id].groupID)

@@ -2,6 +2,7 @@ package cloudtest
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/dbaas"
@@ -26,8 +27,21 @@ func (d *Double) EnsureAddress(ctx context.Context, s cloud.AddressSpec) (*cloud
 	if err != nil {
 		return nil, err
 	}
-	a := d.address[id].Address
-	return &a, nil
+	kept := d.address[id]
+	switch {
+	case s.Public && kept.Public == "":
+		err = d.wire(ctx, "create_public_address", func() (bool, error) {
+			kept.Public, kept.publicID = fmt.Sprintf("203.0.113.%d", len(d.address)), d.nextID()
+			return true, nil
+		})
+	case !s.Public && kept.Public != "":
+		err = d.wire(ctx, "delete_public_address", func() (bool, error) {
+			kept.Public, kept.publicID = "", ""
+			return true, nil
+		})
+	}
+	a := kept.Address
+	return &a, err
 }
 
 // PointAddress makes an address lead to a port.

@@ -13,7 +13,7 @@ import (
 func TestDouble(t *testing.T) {
 	Run(t, func(*testing.T) Fixture {
 		d := NewDouble()
-		return Fixture{Cloud: d, TCPPorts: []int{6379}, Surplus: func(_ *testing.T, kind, id string) string { return d.Duplicate(kind, id) }}
+		return Fixture{Cloud: d, Public: true, TCPPorts: []int{6379}, Surplus: func(_ *testing.T, kind, id string) string { return d.Duplicate(kind, id) }}
 	})
 }
 

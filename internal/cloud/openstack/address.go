@@ -65,7 +65,7 @@ func (c *Cloud) EnsureAddress(ctx context.Context, spec cloud.AddressSpec) (*clo
 				return nil, err
 			}
 		}
-		return addressView(p), nil
+		return c.publish(ctx, s, p, spec)
 	})
 }
 
@@ -177,9 +177,18 @@ func (c *Cloud) DeleteAddress(ctx context.Context, id string) error {
 	address, err := s.port(ctx, "address", id)
 	switch {
 	case dbaas.ErrorCode(err) == dbaas.NotFound:
-		return nil
+		return s.deletePublic(ctx, id)
 	case err != nil:
 		return err
+	}
+	public, err := s.publicOf(ctx, owner(address.Description, addressTag))
+	if err != nil {
+		return err
+	}
+	for _, one := range public {
+		if err := s.deletePublic(ctx, one.ID); err != nil {
+			return err
+		}
 	}
 	l := readLead(address.Description)
 	for _, portID := range []string{l.target, l.former} {

@@ -42,7 +42,7 @@ func open(t *testing.T) *Cloud {
 func TestConformance(t *testing.T) {
 	c := open(t)
 	cloudtest.Run(t, func(t *testing.T) cloudtest.Fixture {
-		return cloudtest.Fixture{Cloud: c, TCPPorts: []int{6379}, Surplus: surplus(c), Patience: 5 * time.Minute}
+		return cloudtest.Fixture{Cloud: c, TCPPorts: []int{6379}, Surplus: surplus(c), Public: true, Patience: 5 * time.Minute}
 	})
 }
 

@@ -36,6 +36,7 @@ func (c *Cloud) Owned(ctx context.Context, ownerID string) ([]cloud.Resource, er
 	lists.Go(func() error { return s.addVolumes(ctx, ownerID, add) })
 	var used map[string]bool
 	lists.Go(func() (err error) { used, err = s.addPorts(ctx, add); return err })
+	lists.Go(func() error { return s.addPublic(ctx, ownerID, add) })
 	lists.Go(func() error { return s.addSecurityGroups(ctx, add) })
 	if err := lists.Wait(); err != nil {
 		return nil, err
@@ -80,6 +81,14 @@ func (s *session) addPorts(ctx context.Context, add func(kind, id, owner string)
 		add(cloud.KindAddress, p.ID, owner(p.Description, addressTag))
 	}
 	return groupsOfPorts(found), err
+}
+
+func (s *session) addPublic(ctx context.Context, ownerID string, add func(kind, id, owner string)) error {
+	found, err := s.publicOf(ctx, ownerID)
+	for _, one := range found {
+		add(cloud.KindPublicAddress, one.ID, owner(one.Description, addressTag))
+	}
+	return err
 }
 
 func (s *session) addSecurityGroups(ctx context.Context, add func(kind, id, owner string)) error {

@@ -51,11 +51,15 @@ type server struct {
 	} `json:"fault"`
 }
 
+// noRoom finds how Nova says that no host can have a server: at once, or after it has tried others because two servers that must
+// not share a host were sent to the same one.
+var noRoom = regexp.MustCompile(`No valid host|affinity|Exhausted all hosts`)
+
 func (s *server) view() *cloud.Server {
 	v := &cloud.Server{ID: s.ID, Name: s.Name, Status: cloud.ServerStatus(s.Status), FlavorID: s.Flavor.ID, HostDown: s.HostStatus == "DOWN"}
 	if s.Status == string(cloud.ServerError) {
 		v.Fault = s.Fault.Message
-		v.NoRoom = strings.Contains(v.Fault, "No valid host") || strings.Contains(v.Fault, "affinity")
+		v.NoRoom = noRoom.MatchString(v.Fault)
 	}
 	return v
 }
