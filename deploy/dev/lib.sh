@@ -62,7 +62,7 @@ left_processes() {
 }
 
 # left_addresses prints the addresses of lo that the tests gave to servers.
-left_addresses() { ip -o -4 address show dev lo label lo:grove 2>/dev/null | awk '{ print $4 }'; }
+left_addresses() { ip -o -4 address show dev lo label "lo:${tmp##*.}" 2>/dev/null | awk '{ print $4 }'; }
 
 left_mounts() { awk -v dir="$tmp" 'index($2, dir "/") == 1 { print $2 }' /proc/self/mounts | sort -r; }
 

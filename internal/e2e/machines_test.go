@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -184,7 +185,7 @@ func (one *machine) boot() error {
 	if one.agent != nil {
 		return nil
 	}
-	if out, err := exec.Command("ip", "addr", "replace", one.address+"/32", "dev", "lo", "label", "lo:grove").CombinedOutput(); err != nil {
+	if out, err := exec.Command("ip", "addr", "replace", one.address+"/32", "dev", "lo", "label", addressLabel()).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	log, err := os.OpenFile(one.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -219,4 +220,10 @@ func (one *machine) end() {
 		}
 	}
 	_ = exec.Command("ip", "addr", "del", one.address+"/32", "dev", "lo").Run()
+}
+
+// addressLabel marks the addresses of this run of the tests, for its sweep; a label has at most 15 characters.
+func addressLabel() string {
+	run := os.Getenv("GROVE_RUN") // its directory, whose name ends in six random characters
+	return "lo:" + cmp.Or(run[strings.LastIndexByte(run, '.')+1:], "grove")
 }
