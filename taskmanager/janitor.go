@@ -54,11 +54,14 @@ func (m *Manager) tidyDue(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	now, err := m.Store.Now(ctx)
-	if err != nil || now.Sub(last) < lateEvery {
+	if err != nil {
 		return false, err
 	}
-	if m.Janitor.Every > 0 && now.Sub(last) >= m.Janitor.Every {
+	switch since := now.Sub(last); {
+	case m.Janitor.Every > 0 && since >= m.Janitor.Every:
 		return true, nil
+	case since < lateEvery:
+		return false, nil
 	}
 	return m.Store.EndedSince(ctx, now.Add(-lateFor))
 }
