@@ -285,6 +285,11 @@ func (m *Manager) ensureServer(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return m.refusedByCloud(ctx, op, err)
 	}
+	if group != "" && s.guest.ServerID == "" && inStep(op) < placingPatience {
+		if placing, err := m.placing(ctx, s); err != nil || placing {
+			return cmp.Or(err, soon(op))
+		}
+	}
 	server, err := m.Cloud.EnsureServer(ctx, cloud.ServerSpec{
 		GroupID: group,
 		GuestID: s.guest.ID, Name: objectName(s.guest.ID), FlavorID: s.instance.FlavorID,
@@ -299,6 +304,34 @@ func (m *Manager) ensureServer(ctx context.Context, op *engine.Operation) error 
 		s.guest.ServerID = server.ID
 		return nil
 	})
+}
+
+// placingPatience is how long a guest waits until those made before it have their places.
+const placingPatience = 2 * time.Minute
+
+// placing tells whether the cloud is still to choose where the server of an earlier guest of the group runs. Of servers that it places
+// at the same moment Nova sends two to one host: a soft rule is then broken, and a hard one fails a server for which there is room.
+func (m *Manager) placing(ctx context.Context, s *subject) (bool, error) {
+	for _, one := range s.members {
+		if one.guest.ID >= s.guest.ID {
+			continue
+		}
+		if one.guest.ServerID == "" {
+			if one.instance.Task == dbaas.TaskBuilding {
+				return true, nil
+			}
+			continue
+		}
+		server, err := m.Cloud.Server(ctx, one.guest.ServerID)
+		switch {
+		case dbaas.ErrorCode(err) == dbaas.NotFound:
+		case err != nil:
+			return false, err
+		case server.Status == cloud.ServerBuild:
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // serverGroup gives the group that keeps an instance's servers apart, or as its locality says; "" where there is no rule.
