@@ -555,9 +555,16 @@ func TestHotStandbyOnOpenStack(t *testing.T) {
 	offerRedis(admin)
 	in := h.create("pair", object{"high_availability": object{"durability": "async"}})
 	in.awaitWithin(5*time.Minute, "ACTIVE", "HEALTHY")
-	if err := cloud.redis(t, in).Set(t.Context(), "key", "value", 0).Err(); err != nil {
+	writer := cloud.redis(t, in)
+	if err := writer.Set(t.Context(), "key", "value", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, time.Minute, func() error { // async: what is not there yet may be lost
+		if n, err := writer.Do(context.Background(), "WAIT", 1, 1000).Int(); err != nil || n != 1 {
+			return fmt.Errorf("the write is on %d standbys: %v", n, err)
+		}
+		return nil
+	})
 	first := cloud.primary(t, in)
 	hosts := map[string]bool{}
 	for _, s := range cloud.servers(t) {
