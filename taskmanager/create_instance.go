@@ -1,6 +1,7 @@
 package taskmanager
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -408,7 +409,24 @@ func (m *Manager) prepareGuest(ctx context.Context, op *engine.Operation) error 
 	if err != nil {
 		return err
 	}
-	return refused(m.agent(s).Prepare(ctx, guest.PrepareRequest{Fence: fence(op, s, "prepare"), Desired: desired, Sealed: sealed}))
+	err = m.agent(s).Prepare(ctx, guest.PrepareRequest{Fence: fence(op, s, "prepare"), Desired: desired, Sealed: sealed})
+	if dbaas.ErrorCode(err) == dbaas.Conflict {
+		return cmp.Or(m.takeKey(ctx, op, s), err)
+	}
+	return refused(err)
+}
+
+// takeKey takes the key of the agent that answers, for the next try: of two rebuilds in a row, the first one's taskmanager having died,
+// it was the first one's agent that was met.
+func (m *Manager) takeKey(ctx context.Context, op *engine.Operation, s *subject) error {
+	report, err := m.status(ctx, s)
+	if err != nil || bytes.Equal(report.PublicKey, s.guest.PublicKey) {
+		return err
+	}
+	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
+		s.guest.PublicKey = report.PublicKey
+		return nil
+	})
 }
 
 // awaitCopy waits until a new replica has all that its source has. Others have nothing to wait for.

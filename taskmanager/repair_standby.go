@@ -147,9 +147,12 @@ func (m *Manager) endStandby(ctx context.Context, op *engine.Operation) error {
 
 // followPrimary makes the standby's database a replica of the primary. It may have missed a change of the password.
 func (m *Manager) followPrimary(ctx context.Context, op *engine.Operation) error {
-	_, s, err := m.standby(ctx, op)
+	state, s, err := m.standby(ctx, op)
 	if err != nil || s == nil {
 		return err
+	}
+	if r := m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID]; r != nil && r.Status.Status == dbaas.GuestBuilding {
+		return m.leaveToRebuild(ctx, op, state)
 	}
 	desired, err := m.desired(ctx, s)
 	if err != nil {
@@ -161,6 +164,19 @@ func (m *Manager) followPrimary(ctx context.Context, op *engine.Operation) error
 	}
 	_, err = m.agent(s).Configure(ctx, guest.ConfigureRequest{Fence: fence(op, s, "follow"), Desired: desired, Sealed: sealed})
 	return err
+}
+
+// leaveToRebuild is for a standby on a new root disk that has no database yet. The rebuild that this repair has pushed aside goes on
+// when it ends; where none waits, the standby is lost.
+func (m *Manager) leaveToRebuild(ctx context.Context, op *engine.Operation, state *repairState) error {
+	waits, err := m.Store.Parks(ctx, op.ID)
+	switch {
+	case err != nil:
+		return err
+	case waits:
+		return engine.Permanent(dbaas.Errorf(dbaas.Conflict, "The standby's server is being rebuilt; that goes on first."))
+	}
+	return lost(op, state)
 }
 
 func (m *Manager) restartStandby(ctx context.Context, op *engine.Operation) error {

@@ -37,7 +37,7 @@ func TestSealAndOpen(t *testing.T) {
 		if got, err := k.Open("owner", "kind", id, sealed); err != nil || string(got) != value {
 			t.Errorf("opened %q %v, want %q", got, err, value)
 		}
-		if value != "" && bytes.Contains(sealed, []byte(value)) {
+		if len(value) > 8 && bytes.Contains(sealed, []byte(value[:8])) { // shorter ones are there by chance
 			t.Error("the value is readable")
 		}
 		again, err := LoadKeyring(path)

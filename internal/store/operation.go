@@ -332,3 +332,9 @@ func (s *Store) OperationSteps(ctx context.Context, id string) (steps []dbaas.Op
 	err = s.read.WithContext(ctx).Where("operation_id = ?", id).Order("number").Find(&steps).Error
 	return steps, s.failed("read the operation's history", err)
 }
+
+// Parks tells whether operations wait for one to end that took their locks.
+func (s *Store) Parks(ctx context.Context, operationID string) (bool, error) {
+	parked, err := find[dbaas.Operation](s.read.WithContext(ctx).Where("parked_by = ? AND parked_by <> '' AND ended_at = 0", operationID))
+	return parked != nil, s.failed("look for parked operations", err)
+}
