@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/layer3/floatingips"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/security/rules"
 )
 
@@ -85,4 +87,18 @@ func (d *devcloud) sources(t *testing.T) (from []string) {
 	}
 	slices.Sort(from)
 	return slices.Compact(from)
+}
+
+// floating lists Grove's floating addresses.
+func (d *devcloud) floating(t testing.TB) []floatingips.FloatingIP {
+	t.Helper()
+	pages, err := floatingips.List(d.net, floatingips.ListOpts{ProjectID: d.project}).AllPages(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := floatingips.ExtractFloatingIPs(pages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }

@@ -23,7 +23,6 @@ import (
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/projects"
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/roles"
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
-	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/layer3/floatingips"
 	networkquota "github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/quotas"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/security/groups"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/networks"
@@ -364,20 +363,6 @@ func (d *devcloud) owned(t testing.TB) map[string][]string {
 	}
 	for _, f := range d.floating(t) {
 		all["floating"] = append(all["floating"], f.FloatingIP)
-	}
-	return all
-}
-
-// floating lists Grove's floating addresses.
-func (d *devcloud) floating(t testing.TB) []floatingips.FloatingIP {
-	t.Helper()
-	pages, err := floatingips.List(d.net, floatingips.ListOpts{ProjectID: d.project}).AllPages(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := floatingips.ExtractFloatingIPs(pages)
-	if err != nil {
-		t.Fatal(err)
 	}
 	return all
 }
