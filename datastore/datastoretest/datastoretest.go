@@ -102,7 +102,7 @@ func Reopen(t testing.TB, h *host.Host) *host.Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(again.Units.(*host.Processes).Close)
+	t.Cleanup(func() { Destroy(t, again) })
 	return again
 }
 
