@@ -423,10 +423,7 @@ func (m *Manager) takeKey(ctx context.Context, op *engine.Operation, s *subject)
 	if err != nil || bytes.Equal(report.PublicKey, s.guest.PublicKey) {
 		return err
 	}
-	return m.update(ctx, op, func(_ *store.Tx, s *subject) error {
-		s.guest.PublicKey = report.PublicKey
-		return nil
-	})
+	return m.update(ctx, op, func(tx *store.Tx, s *subject) error { return tx.MeetAgent(s.guest, report.PublicKey) })
 }
 
 // awaitCopy waits until a new replica has all that its source has. Others have nothing to wait for.
@@ -440,7 +437,7 @@ func (m *Manager) awaitCopy(ctx context.Context, op *engine.Operation) error {
 		op.SetProgress("the guest agent does not answer")
 		return later(op, agentPoll)
 	}
-	if r := replicationIn(report.Status.Observed); r != nil && !(r.LinkUp && !r.Syncing) {
+	if r := control.ReplicationIn(report.Status.Observed); r != nil && !(r.LinkUp && !r.Syncing) {
 		op.SetProgress("the replica is not in step with its source yet")
 		return later(op, readyPoll)
 	}

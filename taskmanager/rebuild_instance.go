@@ -90,7 +90,9 @@ func (m *Manager) meetAgent(ctx context.Context, op *engine.Operation) error {
 		return later(op, agentPoll)
 	}
 	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
-		s.guest.PublicKey = report.PublicKey
+		if err := tx.MeetAgent(s.guest, report.PublicKey); err != nil {
+			return err
+		}
 		return dropSecret(tx, s.guest.ID, control.SecretNextCredentials)
 	})
 }

@@ -117,8 +117,7 @@ func (g *reportedGuest) apply(r ReportRow, now dbaas.Instant) (changed bool) {
 		g.StatusAt = now
 	}
 	if g.BootID != r.BootID {
-		earlier := append([]string{g.BootID}, strings.Fields(g.PreviousBootID)...)
-		g.PreviousBootID = strings.TrimSpace(strings.Join(earlier[:min(len(earlier), mostBoots)], " "))
+		g.remember(g.BootID)
 	}
 	if r.PublicKey != nil {
 		g.PublicKey = r.PublicKey
@@ -130,6 +129,28 @@ func (g *reportedGuest) apply(r ReportRow, now dbaas.Instant) (changed bool) {
 	}
 	g.BootID, g.Sequence = r.BootID, r.Sequence
 	return changed
+}
+
+// remember notes a boot that is over.
+func (g *reportedGuest) remember(boot string) {
+	earlier := append([]string{boot}, strings.Fields(g.PreviousBootID)...)
+	g.PreviousBootID = strings.TrimSpace(strings.Join(earlier[:min(len(earlier), mostBoots)], " "))
+}
+
+// MeetAgent takes the key of the agent that answers for a guest now, for [Tx.UpdateGuest] to write. A new one, on a new root
+// disk, counts its starts from the beginning: what is known of the old one's must not make its reports late.
+func (tx *Tx) MeetAgent(g *dbaas.Guest, key []byte) error {
+	if bytes.Equal(g.PublicKey, key) {
+		return nil
+	}
+	known, err := find[reportedGuest](tx.lock().Where("id = ?", g.ID))
+	if err != nil || known == nil {
+		return tx.failed("read guest", err)
+	}
+	known.remember(g.BootID)
+	g.PublicKey, g.BootID, g.Sequence = key, "", 0
+	err = tx.db.Model(known).Select("PreviousBootID").UpdateColumns(known).Error
+	return tx.failed("write guest", err)
 }
 
 // eventRow is an event with the name that its reporter gave it.
