@@ -444,6 +444,7 @@ func (a *Agent) amended(r *guest.StatusReport) *guest.StatusReport {
 	if !now.Prepared {
 		return &now
 	}
+	was := a.watch.remember(now.Status.Observed)
 	if a.watch.isSuspended() {
 		now.Status = datastore.Status{Status: dbaas.GuestCrashed, Cause: causeSuspended}
 	} else if known.Running && expectsFailover(known.Desired) && now.Status.Status != dbaas.GuestFailed {
@@ -453,6 +454,9 @@ func (a *Agent) amended(r *guest.StatusReport) *guest.StatusReport {
 	}
 	if cause := a.watch.trouble(); cause != "" && now.Status.Status != dbaas.GuestHealthy {
 		now.Status.Cause = cause
+	}
+	if len(now.Status.Observed) == 0 {
+		now.Was = was
 	}
 	return &now
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,7 +123,9 @@ func TestPairLosesMaster(t *testing.T) {
 				t.Fatal(err)
 			}
 			began := time.Now()
-			s.master.awaitStatus(dbaas.GuestCrashed)
+			if was := s.master.awaitStatus(dbaas.GuestCrashed); !strings.Contains(string(was.Observed()), `"role":"master"`) {
+				t.Errorf("the agent does not tell what the database was: %s", was.Observed())
+			}
 			own := time.Since(began)
 			s.replica.await("the master's death", func(r guest.StatusReport) bool { return len(r.Peers) == 1 && !r.Peers[0].Alive })
 			t.Logf("the master's agent says so after %v, the replica's after %v", own.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))

@@ -2,6 +2,7 @@ package guestagent
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -24,6 +25,7 @@ type watch struct {
 	crashed time.Time             // the last time
 	told    string                // identity of the process whose crash was told last; guarded by the agent's deed
 	still   int                   // looks in a row at which a process was suspended
+	was     json.RawMessage       // what the database observed last
 	events  []guest.ReportedEvent // not reported yet
 	latest  *guest.StatusReport   // not reported yet; only the newest counts
 	again   chan struct{}         // look now
@@ -93,6 +95,16 @@ func (w *watch) isSuspended() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.still >= suspendedAfter
+}
+
+// remember notes what the database observed, and gives what it did last.
+func (w *watch) remember(observed json.RawMessage) json.RawMessage {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(observed) > 0 {
+		w.was = observed
+	}
+	return w.was
 }
 
 func (w *watch) trouble() string {

@@ -67,7 +67,7 @@ func (m *Manager) fenceSource(ctx context.Context, op *engine.Operation) error {
 
 // sourceHistory is the history that the source told of last, which its replicas should have.
 func sourceHistory(s *subject) *datastore.Position {
-	if r := replicationIn(s.guest.Observed); r != nil {
+	if r := control.ReplicationIn(s.guest.Observed); r != nil && r.Role == datastore.RoleMaster {
 		return &datastore.Position{Replication: *r}
 	}
 	return nil

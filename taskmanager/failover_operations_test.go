@@ -63,7 +63,10 @@ func (h *house) primaryDiesDuring(t *testing.T, in string, p crashPoint) {
 	v := h.awaitProtected(t, in)
 	c := h.tenant(t, v)
 	must(t, c.Set(t.Context(), "before", p.String(), 0).Err())
-	must(t, c.Wait(t.Context(), 1, 10*time.Second).Err())
+	followers := 1 + len(v.Replicas)
+	if n, err := c.Wait(t.Context(), followers, 10*time.Second).Result(); err != nil || n != int64(followers) {
+		t.Fatalf("%d of %d followers confirm, %v", n, followers, err)
+	}
 	id := trials()[p.Kind].begin(t.Context(), t, h, in)
 	op := h.awaitEnd(t, id)
 	if op.Status == dbaas.OperationFailed && (op.Failure == nil || op.Failure.Message == "") {

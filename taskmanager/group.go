@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/grove-dbaas/grove/datastore"
+	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
 	"github.com/grove-dbaas/grove/internal/guest"
 	"github.com/grove-dbaas/grove/internal/store"
@@ -265,19 +266,8 @@ func (m *Manager) roleNow(ctx context.Context, s *subject) (datastore.Role, erro
 	if err != nil {
 		return "", err
 	}
-	if r := replicationIn(report.Status.Observed); r != nil {
+	if r := control.ReplicationIn(report.Status.Observed); r != nil {
 		return r.Role, nil
 	}
 	return "", nil
-}
-
-// replicationIn is what a database said of its place in its group; nil when it said nothing.
-func replicationIn(observed []byte) *datastore.Replication {
-	var said struct {
-		Replication *datastore.Replication `json:"replication"`
-	}
-	if len(observed) == 0 || json.Unmarshal(observed, &said) != nil {
-		return nil
-	}
-	return said.Replication
 }

@@ -49,7 +49,7 @@ func (m *Manager) awaitReplicaInStep(ctx context.Context, op *engine.Operation) 
 		op.SetProgress("the replica's guest agent does not answer")
 		return later(op, agentPoll)
 	}
-	if r := replicationIn(report.Status.Observed); r == nil || r.Role != datastore.RoleReplica || !r.LinkUp || r.Syncing {
+	if r := control.ReplicationIn(report.Status.Observed); r == nil || r.Role != datastore.RoleReplica || !r.LinkUp || r.Syncing {
 		op.SetProgress("the replica is not in step with its source; its database is %s", report.Status.Status)
 		return later(op, readyPoll)
 	}

@@ -86,7 +86,7 @@ func (m *Manager) recordReport(ctx context.Context, e *rpc.Envelope, r *guest.St
 		GuestID: g.ID, BootID: e.BootID, Sequence: e.Sequence,
 		Status: dbaas.GuestStatus(clip(string(r.Status.Status), longestKind)), StatusCause: clip(r.Status.Cause, longestSentence),
 		PublicKey: r.PublicKey, AgentVersion: clip(r.AgentVersion, longestKind),
-		Observed: r.Status.Observed, Peers: peersOf(r), Events: reportedEvents(g, r), BrokerTrust: clip(strings.Join(r.BrokerTrust, " "), longestTrust),
+		Observed: dbaas.JSON(r.Observed()), Peers: peersOf(r), Events: reportedEvents(g, r), BrokerTrust: clip(strings.Join(r.BrokerTrust, " "), longestTrust),
 	})
 	if err != nil {
 		return err

@@ -317,10 +317,15 @@ func (w *watch) reason(ctx context.Context, s *suspect, l *look) *control.Failov
 	return state
 }
 
-// positionBefore is what is known of the primary's position, and from when it is: what its agent said last.
+// positionBefore is what is known of the primary's position, and from when it is: what its agent says of it now, else said
+// last. What it said as a replica tells nothing: with the writes it took over it began a history of its own.
 func positionBefore(l *look) (*datastore.Position, dbaas.Instant) {
-	place := control.ReplicationIn(l.primary.Observed)
-	if place == nil {
+	observed := []byte(l.primary.Observed)
+	if l.ofPrimary != nil && len(l.ofPrimary.Observed()) > 0 {
+		observed = l.ofPrimary.Observed()
+	}
+	place := control.ReplicationIn(observed)
+	if place == nil || place.Role != datastore.RoleMaster {
 		return nil, 0
 	}
 	at := &datastore.Position{Replication: *place}

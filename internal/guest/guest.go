@@ -127,9 +127,11 @@ type StatusReport struct {
 	AgentVersion string           `json:"agent_version"`
 	Prepared     bool             `json:"prepared"`
 	Status       datastore.Status `json:"status"`
-	VolumeUsed   int64            `json:"volume_used"`  // bytes
-	VolumeTotal  int64            `json:"volume_total"` // bytes
-	Events       []ReportedEvent  `json:"events,omitempty"`
+	// Was is what the database observed last, while it is dead and observes nothing. An agent that began since knows none.
+	Was         json.RawMessage `json:"was,omitempty"`
+	VolumeUsed  int64           `json:"volume_used"`  // bytes
+	VolumeTotal int64           `json:"volume_total"` // bytes
+	Events      []ReportedEvent `json:"events,omitempty"`
 	// SilentSince is when the first look began of those, in a row, at which the database ran and did not answer for as long
 	// as the agent bears (8 s); by the guest's clock. 0: it answers.
 	SilentSince dbaas.Instant `json:"silent_since,omitempty"`
@@ -139,6 +141,14 @@ type StatusReport struct {
 	Peers []datastore.PeerView `json:"peers,omitempty"`
 	// BrokerTrust names the authorities by which the agent knows the broker (Authorities); none: as its system does.
 	BrokerTrust []string `json:"broker_trust,omitempty"`
+}
+
+// Observed is what the database observed last, be it dead or alive.
+func (r *StatusReport) Observed() json.RawMessage {
+	if len(r.Status.Observed) > 0 {
+		return r.Status.Observed
+	}
+	return r.Was
 }
 
 // ReportedEvent is something that a guest noticed and a tenant should read: a disk filling, a crash and restart.
