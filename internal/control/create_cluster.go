@@ -57,7 +57,7 @@ func (s *Service) CreateCluster(ctx context.Context, c Caller, r CreateCluster) 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireClusterOf(ctx, r, shape); err != nil {
+	if err := s.requireClusterOf(ctx, c.ProjectID, r, shape); err != nil {
 		return nil, err
 	}
 	if err := s.requireTLSOf(ctx, version.ID, r.TLS); err != nil {
@@ -136,7 +136,7 @@ func (s *Service) clusterShape(version *VersionView) (*datastore.ClusterShape, e
 	return m.Capabilities.Cluster, nil
 }
 
-func (s *Service) requireClusterOf(ctx context.Context, r CreateCluster, shape *datastore.ClusterShape) error {
+func (s *Service) requireClusterOf(ctx context.Context, projectID string, r CreateCluster, shape *datastore.ClusterShape) error {
 	if len(r.Masters) < shape.MinMasters {
 		return dbaas.Errorf(dbaas.BadRequest, "A cluster has at least %d masters, so that the others can replace one: cluster.instances names %d.",
 			shape.MinMasters, len(r.Masters))
@@ -150,7 +150,7 @@ func (s *Service) requireClusterOf(ctx context.Context, r CreateCluster, shape *
 		if err := requireAlike(fmt.Sprintf("cluster.instances[%d]", i), m, first); err != nil {
 			return err
 		}
-		if err := s.requireCatalog(ctx, CreateInstance{
+		if err := s.requireCatalog(ctx, projectID, CreateInstance{
 			FlavorID: m.FlavorID, VolumeSize: m.VolumeSize, VolumeType: m.VolumeType, Zone: m.Zone, Region: m.Region, Nic: m.Nic}); err != nil {
 			return err
 		}

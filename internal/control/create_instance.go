@@ -49,7 +49,7 @@ func (s *Service) CreateInstance(ctx context.Context, c Caller, r CreateInstance
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireCatalog(ctx, r); err != nil {
+	if err := s.requireCatalog(ctx, c.ProjectID, r); err != nil {
 		return nil, err
 	}
 	if err := s.requireOffered(version, r); err != nil {
@@ -170,12 +170,12 @@ func InsertGuest(tx *store.Tx, in *dbaas.Instance, id string) (*dbaas.Guest, err
 func NewRPCKey() []byte { return randomBytes(32) }
 
 // requireCatalog refuses what the region does not have.
-func (s *Service) requireCatalog(ctx context.Context, r CreateInstance) error {
+func (s *Service) requireCatalog(ctx context.Context, projectID string, r CreateInstance) error {
 	catalog, err := s.Catalog(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.requireRegion(catalog, r.Region, r.Zone, r.Nic); err != nil {
+	if err := s.requireRegion(catalog, projectID, r.Region, r.Zone, r.Nic); err != nil {
 		return err
 	}
 	if _, ok := catalog.Flavor(r.FlavorID); !ok {
@@ -193,19 +193,25 @@ func (s *Service) requireCatalog(ctx context.Context, r CreateInstance) error {
 }
 
 // requireRegion refuses places that the region does not have.
-func (s *Service) requireRegion(catalog *dbaas.Catalog, region, zone string, nic *dbaas.Nic) error {
+func (s *Service) requireRegion(catalog *dbaas.Catalog, projectID, region, zone string, nic *dbaas.Nic) error {
 	if region != "" && region != s.Region {
 		return dbaas.Errorf(dbaas.BadRequest, "Region %q is not served here; use %q.", region, s.Region)
 	}
 	if zone != "" && !slices.Contains(catalog.Zones, zone) {
 		return dbaas.Errorf(dbaas.BadRequest, "Availability zone %q does not exist; there are: %s.", zone, strings.Join(catalog.Zones, ", "))
 	}
-	if nic != nil && nic.NetworkID != "" && !slices.ContainsFunc(catalog.Networks, func(n dbaas.Network) bool {
-		return n.ID == nic.NetworkID
-	}) {
-		return dbaas.Errorf(dbaas.BadRequest, "Network %q does not exist.", nic.NetworkID)
+	return requireNetwork(catalog, projectID, nic)
+}
+
+// requireNetwork refuses the networks of others as if they did not exist: the cloud would not, for it knows Grove's account only.
+func requireNetwork(catalog *dbaas.Catalog, projectID string, nic *dbaas.Nic) error {
+	if nic == nil || slices.ContainsFunc(catalog.Networks, func(n dbaas.Network) bool { return n.Has(nic) && n.For(projectID) }) {
+		return nil
 	}
-	return nil
+	if nic.NetworkID == "" {
+		return dbaas.Errorf(dbaas.BadRequest, "Subnet %q does not exist.", nic.SubnetID)
+	}
+	return dbaas.Errorf(dbaas.BadRequest, "Network %q does not exist.", nic.NetworkID)
 }
 
 func unknownFlavor(catalog *dbaas.Catalog, id string) error {

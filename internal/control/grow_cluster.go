@@ -127,7 +127,7 @@ func (s *Service) fitIn(ctx context.Context, path string, m *NewMember, members 
 	if !m.Replica && m.RelatedTo != "" {
 		return dbaas.Errorf(dbaas.BadRequest, "%s: related_to names the master of a member of type \"replica\"; this one is a master.", path)
 	}
-	return s.requireCatalog(ctx, CreateInstance{
+	return s.requireCatalog(ctx, members[0].ProjectID, CreateInstance{
 		FlavorID: m.FlavorID, VolumeSize: m.VolumeSize, VolumeType: m.VolumeType, Zone: m.Zone, Region: m.Region, Nic: m.Nic})
 }
 

@@ -72,7 +72,11 @@ func newHouse(t *testing.T, url string, configure ...func(*control.Config)) *hou
 			Region:  "RegionOne",
 			Flavors: []dbaas.Flavor{{ID: "1", Name: "small", RAM: 512, VCPUs: 1}, {ID: "2", Name: "large", RAM: 2048, VCPUs: 2}},
 			Zones:   []string{"nova"}, VolumeTypes: []dbaas.VolumeType{{ID: "fast", Name: "ssd"}},
-			Networks: []dbaas.Network{{ID: "net", Name: "net"}},
+			Networks: []dbaas.Network{
+				{ID: "net", Name: "net", Subnets: []string{"sub"}},
+				{ID: "own", Name: "own", Subnets: []string{"sub-of-own"}, Private: true, Projects: []string{"service", tenant.ProjectID}},
+				{ID: "foreign", Name: "foreign", Subnets: []string{"sub-of-foreign"}, Private: true, Projects: []string{stranger.ProjectID}},
+			},
 		})
 	})
 	return h

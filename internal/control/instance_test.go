@@ -60,6 +60,8 @@ func TestRefusedCreateLeavesNothing(t *testing.T) {
 		"zone":              {func(r *control.CreateInstance) { r.Zone = "mars" }, dbaas.BadRequest, "nova"},
 		"region":            {func(r *control.CreateInstance) { r.Region = "Elsewhere" }, dbaas.BadRequest, "RegionOne"},
 		"network":           {func(r *control.CreateInstance) { r.Nic = &dbaas.Nic{NetworkID: "none"} }, dbaas.BadRequest, "none"},
+		"foreign network":   {func(r *control.CreateInstance) { r.Nic = &dbaas.Nic{NetworkID: "foreign"} }, dbaas.BadRequest, `"foreign" does not exist`},
+		"its subnet":        {func(r *control.CreateInstance) { r.Nic = &dbaas.Nic{SubnetID: "sub-of-foreign"} }, dbaas.BadRequest, `"sub-of-foreign" does not exist`},
 		"datastore":         {func(r *control.CreateInstance) { r.Datastore = "oracle" }, dbaas.NotFound, "oracle"},
 		"version":           {func(r *control.CreateInstance) { r.Version = "1.0" }, dbaas.BadRequest, "1.0"},
 		"number":            {func(r *control.CreateInstance) { r.Version, r.VersionNumber = "7.0", "9.9" }, dbaas.BadRequest, `"7.0 9.9"`},
@@ -76,6 +78,25 @@ func TestRefusedCreateLeavesNothing(t *testing.T) {
 	for _, table := range []string{"instances", "guests", "instance_groups", "operations", "operation_locks", "events", "secrets WHERE kind IN ('password', 'rpc-key')"} {
 		if n := h.count(table); n != 0 {
 			t.Errorf("%d rows of %s are left", n, table)
+		}
+	}
+}
+
+// TestNetworks: whoever a network is there for may name it, or a subnet of it.
+func TestNetworks(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, "")
+	for _, nic := range []dbaas.Nic{{NetworkID: "net"}, {SubnetID: "sub"}, {NetworkID: "own"}, {SubnetID: "sub-of-own", IPAddress: "10.0.0.7"}} {
+		r := wish()
+		r.Nic = &nic
+		if _, err := h.CreateInstance(h.ctx(), tenant, r); err != nil {
+			t.Errorf("%+v: %v", nic, err)
+		}
+		_, err := h.CreateInstance(h.ctx(), stranger, r)
+		if nic.NetworkID == "own" || nic.SubnetID == "sub-of-own" {
+			refused(t, err, dbaas.BadRequest, "does not exist")
+		} else if err != nil {
+			t.Errorf("%+v for another project: %v", nic, err)
 		}
 	}
 }

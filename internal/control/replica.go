@@ -35,7 +35,7 @@ type ReplicasState struct {
 
 // CreateReplicas accepts replicas of an instance, which goes on serving meanwhile. It gives the last of them.
 func (s *Service) CreateReplicas(ctx context.Context, c Caller, r CreateReplicas) (*Created, error) {
-	if err := s.requirePlace(ctx, r); err != nil {
+	if err := s.requirePlace(ctx, c.ProjectID, r); err != nil {
 		return nil, err
 	}
 	created := &Created{}
@@ -82,7 +82,7 @@ func (s *Service) CreateReplicas(ctx context.Context, c Caller, r CreateReplicas
 }
 
 // requirePlace refuses what the region does not have.
-func (s *Service) requirePlace(ctx context.Context, r CreateReplicas) error {
+func (s *Service) requirePlace(ctx context.Context, projectID string, r CreateReplicas) error {
 	if uuid.Validate(r.Of) != nil {
 		return instanceNotFound(r.Of)
 	}
@@ -90,7 +90,7 @@ func (s *Service) requirePlace(ctx context.Context, r CreateReplicas) error {
 	if err != nil {
 		return err
 	}
-	return s.requireRegion(catalog, r.Region, r.Zone, r.Nic)
+	return s.requireRegion(catalog, projectID, r.Region, r.Zone, r.Nic)
 }
 
 // sourceFor locks the instance that is to have replicas.

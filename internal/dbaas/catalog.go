@@ -1,5 +1,7 @@
 package dbaas
 
+import "slices"
+
 // Datastore is a kind of database on offer.
 type Datastore struct {
 	ID               string
@@ -40,9 +42,23 @@ type VolumeType struct {
 
 // Network is a network that instances may be connected to.
 type Network struct {
-	ID   string `json:"id" yaml:"id"`
-	Name string `json:"name" yaml:"name"`
-	CIDR string `json:"cidr,omitempty" yaml:"cidr,omitempty"`
+	ID      string   `json:"id" yaml:"id"`
+	Name    string   `json:"name" yaml:"name"`
+	CIDR    string   `json:"cidr,omitempty" yaml:"cidr,omitempty"`
+	Subnets []string `json:"subnets,omitempty" yaml:"-"` // ids
+	// Private networks are there for Projects only.
+	Private  bool     `json:"private,omitempty" yaml:"-"`
+	Projects []string `json:"projects,omitempty" yaml:"-"`
+}
+
+// For tells whether a project's instances may be connected to the network.
+func (n *Network) For(projectID string) bool {
+	return !n.Private || slices.Contains(n.Projects, projectID)
+}
+
+// Has tells whether a nic names the network, or a subnet of it.
+func (n *Network) Has(nic *Nic) bool {
+	return n.ID == nic.NetworkID || nic.NetworkID == "" && slices.Contains(n.Subnets, nic.SubnetID)
 }
 
 // Catalog is what a region's cloud offers, kept in the database so that reads call nobody.

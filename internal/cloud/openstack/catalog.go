@@ -6,6 +6,7 @@ import (
 	"github.com/gophercloud/gophercloud/v2/openstack/blockstorage/v3/volumetypes"
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/availabilityzones"
 	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/flavors"
+	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/rbacpolicies"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/networks"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/subnets"
 	"github.com/gophercloud/gophercloud/v2/pagination"
@@ -60,24 +61,53 @@ func (s *session) volumeTypes(ctx context.Context) (list []dbaas.VolumeType, err
 }
 
 func (s *session) networks(ctx context.Context, first string) (list []dbaas.Network, err error) {
-	cidrs := map[string]string{}
+	cidrs, ids := map[string]string{}, map[string][]string{}
 	nets, err := listed(ctx, "subnets", subnets.List(s.network, subnets.ListOpts{}), subnets.ExtractSubnets)
 	if err != nil {
 		return nil, err
 	}
 	for _, one := range nets {
 		cidrs[one.NetworkID] = one.CIDR
+		ids[one.NetworkID] = append(ids[one.NetworkID], one.ID)
+	}
+	guests, err := s.networkGuests(ctx)
+	if err != nil {
+		return nil, err
 	}
 	found, err := listed(ctx, "networks", networks.List(s.network, networks.ListOpts{}), networks.ExtractNetworks)
 	for _, n := range found {
-		one := dbaas.Network{ID: n.ID, Name: n.Name, CIDR: cidrs[n.ID]}
+		one := dbaas.Network{ID: n.ID, Name: n.Name, CIDR: cidrs[n.ID], Subnets: ids[n.ID]}
 		if n.ID == first {
 			list = append([]dbaas.Network{one}, list...)
-		} else {
-			list = append(list, one)
+			continue
 		}
+		if one.Private = !n.Shared; one.Private {
+			one.Projects = append(guests[n.ID], n.ProjectID)
+		}
+		list = append(list, one)
 	}
 	return list, err
+}
+
+// networkGuests gives the projects that a network is shared with, besides its own, by the network's id.
+func (s *session) networkGuests(ctx context.Context) (map[string][]string, error) {
+	shared := rbacpolicies.ListOpts{ObjectType: "network", Action: rbacpolicies.ActionAccessShared}
+	guests := map[string][]string{}
+	pages, err := rbacpolicies.List(s.network, shared).AllPages(ctx)
+	if isGone(err) {
+		return guests, nil // this Neutron shares with all or nobody
+	}
+	if err != nil {
+		return nil, plain(err, "list whom networks are shared with")
+	}
+	found, err := rbacpolicies.ExtractRBACPolicies(pages)
+	if err != nil {
+		return nil, plain(err, "list whom networks are shared with")
+	}
+	for _, one := range found {
+		guests[one.ObjectID] = append(guests[one.ObjectID], one.TargetTenant)
+	}
+	return guests, nil
 }
 
 func (s *session) zones(ctx context.Context) (list []string, err error) {
