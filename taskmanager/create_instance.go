@@ -131,10 +131,14 @@ func (m *Manager) applyAccess(ctx context.Context, s *subject, access dbaas.Acce
 }
 
 func accessSpec(s *subject, manifest *datastore.Manifest, access dbaas.Access) cloud.SecurityGroupSpec {
-	return cloud.SecurityGroupSpec{
+	spec := cloud.SecurityGroupSpec{
 		GuestID: s.guest.ID, Name: objectName(s.guest.ID), TCPPorts: manifest.TCPPorts, AllowedCIDRs: access.AllowedCIDRs,
 		PeersID: s.group.ID, PeerPorts: manifest.PeerPorts,
 	}
+	if s.instance.Nic != nil {
+		spec.Nic = *s.instance.Nic
+	}
+	return spec
 }
 
 func (m *Manager) tcpPorts(ctx context.Context, s *subject) ([]int, error) {

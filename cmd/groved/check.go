@@ -87,7 +87,7 @@ func (h *house) checkBroker(ctx context.Context) error {
 	return errors.Join(err, h.transport.Close())
 }
 
-// checkCloud asks for what the cloud has on offer, the network of guests among it.
+// checkCloud asks for what the cloud has on offer, the networks of the configuration among it.
 func (h *house) checkCloud(ctx context.Context) error {
 	provider, err := h.openStack()
 	if err != nil {
@@ -97,9 +97,11 @@ func (h *house) checkCloud(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	network := h.config.Cloud.OpenStack.Network
-	if !slices.ContainsFunc(catalog.Networks, func(n dbaas.Network) bool { return n.ID == network }) {
-		return fmt.Errorf("the account sees no network %s (cloud.openstack.network)", network)
+	o := h.config.Cloud.OpenStack
+	for option, network := range map[string]string{"network": o.Network, "management_network": o.Management, "external_network": o.External} {
+		if network != "" && !slices.ContainsFunc(catalog.Networks, func(n dbaas.Network) bool { return n.ID == network }) {
+			return fmt.Errorf("the account sees no network %s (cloud.openstack.%s)", network, option)
+		}
 	}
 	if len(catalog.Flavors) == 0 {
 		return errors.New("the account sees no flavor")

@@ -96,7 +96,8 @@ func (h *house) openStack() (cloud.Provider, error) {
 		return nil, err
 	}
 	o := h.config.Cloud.OpenStack
-	return openstack.New(openstack.Config{Account: account, Region: h.config.Region, Interface: o.Interface, Network: o.Network, ExternalNetwork: o.External, ImageTags: o.ImageTags})
+	return openstack.New(openstack.Config{Account: account, Region: h.config.Region, Interface: o.Interface, Network: o.Network,
+		ManagementNetwork: o.Management, ExternalNetwork: o.External, ImageTags: o.ImageTags})
 }
 
 // metricsHandler is what a role without an API shows.

@@ -189,7 +189,8 @@ type SecurityGroupSpec struct {
 	GuestID      string
 	Name         string
 	TCPPorts     []int
-	AllowedCIDRs []string // empty: only the instance's own network
+	AllowedCIDRs []string  // empty: only the instance's own network
+	Nic          dbaas.Nic // where that is; zero: the default network
 	// PeersID is shared by guests that reach each other whatever AllowedCIDRs says: on TCPPorts and on PeerPorts, which
 	// nobody else reaches. A provider with security groups has one of this name, as the remote side of those rules.
 	PeersID   string

@@ -97,10 +97,11 @@ type Cloud struct {
 
 // OpenStack configures the provider of that name.
 type OpenStack struct {
-	Network   string   `yaml:"network" doc:"id of the network of guests whose tenant names none"`
-	External  string   `yaml:"external_network" doc:"id of the network of public addresses (access.is_public); empty is the only one that there is"`
-	ImageTags []string `yaml:"image_tags" doc:"tags that choose the image of a datastore version with neither an image nor tags: the youngest that has them all"`
-	Interface string   `yaml:"interface" doc:"which endpoints of the catalog: public, internal or admin"`
+	Network    string   `yaml:"network" doc:"id of the network of guests whose tenant names none"`
+	Management string   `yaml:"management_network" doc:"id of a network from which guests reach RabbitMQ: each has a second interface there, which lets nobody in; empty is none, and they reach it from their own"`
+	External   string   `yaml:"external_network" doc:"id of the network of public addresses (access.is_public); empty is the only one that there is"`
+	ImageTags  []string `yaml:"image_tags" doc:"tags that choose the image of a datastore version with neither an image nor tags: the youngest that has them all"`
+	Interface  string   `yaml:"interface" doc:"which endpoints of the catalog: public, internal or admin"`
 }
 
 // LocalCloud configures the local provider.

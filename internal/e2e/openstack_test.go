@@ -58,9 +58,9 @@ database: {url: %q}
 rpc: {url: %q, management_url: %q}
 api: {auth: keystone, token_cache: 5s, rate_limits: {GET: 0, POST: 0, DELETE: 0}}
 keystone: {auth_url: %q, username: %q, password: %q, project: %q}
-cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
+cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]%s}}
 %s
-`, listen, dir, testbed.Postgres(t), broker.URL, broker.ManagementURL, cloud.authURL, cloud.service.Username, cloud.service.Password, cloud.service.TenantName, cloud.network, cloud.settings)
+`, listen, dir, testbed.Postgres(t), broker.URL, broker.ManagementURL, cloud.authURL, cloud.service.Username, cloud.service.Password, cloud.service.TenantName, cloud.network, cloud.openStack, cloud.settings)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -101,6 +101,7 @@ type devcloud struct {
 	timeout               time.Duration // Grove's patience with a request
 	dark                  bool          // no server boots
 	settings              string        // more configuration of Grove
+	openStack             string        // ", option: value": more of cloud.openstack
 	service               gophercloud.AuthOptions
 	compute, volume, net  *gophercloud.ServiceClient
 }

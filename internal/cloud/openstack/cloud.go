@@ -113,7 +113,7 @@ func (s *session) find(client *gophercloud.ProviderClient, where gophercloud.End
 	} {
 		found, err := e.find(client, where)
 		if err != nil {
-			return err
+			return fmt.Errorf("region %q, interface %q: %w", where.Region, where.Availability, err)
 		}
 		found.Microversion = e.version
 		*e.into = found

@@ -14,6 +14,8 @@ type Config struct {
 	Region, Interface string
 	// Network is the id of the network of guests whose tenant names none.
 	Network string
+	// ManagementNetwork is the id of the network from which agents reach the broker; "" where they reach it from their own.
+	ManagementNetwork string
 	// ExternalNetwork is the id of the network of public addresses; "" is the only one that there is.
 	ExternalNetwork string
 	// ImageTags choose the image of a datastore version that names neither an image nor tags: the youngest that has them all.

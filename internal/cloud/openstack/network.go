@@ -79,17 +79,11 @@ func (s *session) keepPort(ctx context.Context, tag, ownerID, name, recorded str
 // makePort makes a port where a nic asks for one.
 func (c *Cloud) makePort(ctx context.Context, s *session, nic dbaas.Nic, opts ports.CreateOpts, what string) (*ports.Port, error) {
 	opts.ProjectID = s.project
-	opts.NetworkID = nic.NetworkID
-	if opts.NetworkID == "" && nic.SubnetID != "" {
-		subnet, err := subnets.Get(ctx, s.network, nic.SubnetID).Extract()
-		if err != nil {
-			return nil, refused(err, what)
-		}
-		opts.NetworkID = subnet.NetworkID
+	network, err := c.networkOf(ctx, s, nic)
+	if err != nil {
+		return nil, refused(err, what)
 	}
-	if opts.NetworkID == "" {
-		opts.NetworkID = c.config.Network
-	}
+	opts.NetworkID = network
 	if nic.SubnetID != "" || nic.IPAddress != "" {
 		opts.FixedIPs = []ports.IP{{SubnetID: nic.SubnetID, IPAddress: nic.IPAddress}}
 	}
@@ -98,6 +92,21 @@ func (c *Cloud) makePort(ctx context.Context, s *session, nic dbaas.Nic, opts po
 		return nil, refused(err, what)
 	}
 	return made, nil
+}
+
+// networkOf gives the id of the network that a nic is on.
+func (c *Cloud) networkOf(ctx context.Context, s *session, nic dbaas.Nic) (string, error) {
+	switch {
+	case nic.NetworkID != "":
+		return nic.NetworkID, nil
+	case nic.SubnetID == "":
+		return c.config.Network, nil
+	}
+	subnet, err := subnets.Get(ctx, s.network, nic.SubnetID).Extract()
+	if err != nil {
+		return "", err
+	}
+	return subnet.NetworkID, nil
 }
 
 // EnsurePort implements [cloud.Network].
@@ -220,7 +229,7 @@ func (c *Cloud) EnsureSecurityGroup(ctx context.Context, spec cloud.SecurityGrou
 		}
 		cidrs := spec.AllowedCIDRs
 		if len(cidrs) == 0 {
-			if cidrs, err = c.ownNetwork(ctx, s); err != nil {
+			if cidrs, err = c.ownNetwork(ctx, s, spec.Nic); err != nil {
 				return "", err
 			}
 		}
@@ -287,31 +296,34 @@ func (p peers) rules(shared string) map[rule]bool {
 	return wanted
 }
 
-// peersGroups lists the groups that peers share, the one that counts first. There is one, but for a moment where several
+// sharedGroups lists the groups with a description, the one that counts first. There is one, but for a moment where several
 // guests were made at once.
-func (s *session) peersGroups(ctx context.Context, peersID string) ([]groups.SecGroup, error) {
-	all, err := listed(ctx, "security groups", groups.List(s.network, groups.ListOpts{ProjectID: s.project, Description: peersTag + peersID}), groups.ExtractGroups)
+func (s *session) sharedGroups(ctx context.Context, description string) ([]groups.SecGroup, error) {
+	all, err := listed(ctx, "security groups", groups.List(s.network, groups.ListOpts{ProjectID: s.project, Description: description}), groups.ExtractGroups)
 	slices.SortFunc(all, func(a, b groups.SecGroup) int {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.ID, b.ID))
 	})
 	return all, err
 }
 
-// ensurePeersGroup gives the id of the group that peers share. It has no rules: it is what rules of theirs name. Who has made
-// one too many removes it; a rule that names it goes with it, and is made anew with the port.
+// ensurePeersGroup gives the id of the group that peers share. It has no rules: it is what rules of theirs name. A rule that
+// names one that was one too many goes with it, and is made anew with the port.
 func (c *Cloud) ensurePeersGroup(ctx context.Context, s *session, peersID string) (string, error) {
-	return once(c, "peers "+peersID, func() (string, error) {
-		all, err := s.peersGroups(ctx, peersID)
+	return c.ensureSharedGroup(ctx, s, "grove-peers-"+peersID, peersTag+peersID)
+}
+
+// ensureSharedGroup gives the id of the group with a description, which lets nobody in. Who has made one too many removes it.
+func (c *Cloud) ensureSharedGroup(ctx context.Context, s *session, name, description string) (string, error) {
+	return once(c, description, func() (string, error) {
+		all, err := s.sharedGroups(ctx, description)
 		if err != nil || len(all) > 0 {
 			return first(all), err
 		}
-		made, err := groups.Create(ctx, s.network, groups.CreateOpts{
-			Name: "grove-peers-" + peersID, Description: peersTag + peersID, ProjectID: s.project,
-		}).Extract()
+		made, err := groups.Create(ctx, s.network, groups.CreateOpts{Name: name, Description: description, ProjectID: s.project}).Extract()
 		if err != nil {
 			return "", refused(err, "security group")
 		}
-		if all, err = s.peersGroups(ctx, peersID); err != nil {
+		if all, err = s.sharedGroups(ctx, description); err != nil {
 			return "", err
 		}
 		if kept := first(all); kept != "" && kept != made.ID {
@@ -382,9 +394,13 @@ func usedGroup(all []groups.SecGroup, used map[string]bool) string {
 	return ""
 }
 
-// ownNetwork gives the CIDRs of the network in which guests are.
-func (c *Cloud) ownNetwork(ctx context.Context, s *session) (cidrs []string, err error) {
-	found, err := listed(ctx, "subnets", subnets.List(s.network, subnets.ListOpts{NetworkID: c.config.Network}), subnets.ExtractSubnets)
+// ownNetwork gives the CIDRs of the network that a nic is on.
+func (c *Cloud) ownNetwork(ctx context.Context, s *session, nic dbaas.Nic) (cidrs []string, err error) {
+	network, err := c.networkOf(ctx, s, nic)
+	if err != nil {
+		return nil, refused(err, "security group")
+	}
+	found, err := listed(ctx, "subnets", subnets.List(s.network, subnets.ListOpts{NetworkID: network}), subnets.ExtractSubnets)
 	for _, one := range found {
 		cidrs = append(cidrs, one.CIDR)
 	}
@@ -459,7 +475,7 @@ func (s *session) dropPeersGroups(ctx context.Context, peersID string) error {
 	if peersID == "" {
 		return nil
 	}
-	all, err := s.peersGroups(ctx, peersID)
+	all, err := s.sharedGroups(ctx, peersTag+peersID)
 	if err != nil {
 		return err
 	}

@@ -45,6 +45,10 @@ func (c *Cloud) publish(ctx context.Context, s *session, p *ports.Port, spec clo
 	made, err := floatingips.Create(ctx, s.network, floatingips.CreateOpts{
 		FloatingNetworkID: outside, PortID: p.ID, ProjectID: s.project, Description: addressTag + spec.OwnerID,
 	}).Extract()
+	if isGone(err) && c.config.ExternalNetwork != "" && isGone(networks.Get(ctx, s.network, outside).Err) {
+		return nil, dbaas.WrapError(plain(err, "make a public address on network "+outside), dbaas.BadRequest,
+			"The public network that the cloud's operator has chosen is not there; leave access.is_public out until that is mended.")
+	}
 	if isGone(err) { // Neutron: "External network … is not reachable from subnet …"
 		return nil, dbaas.WrapError(plain(err, "make a public address"), dbaas.BadRequest,
 			"The instance's network has no router to the public network; connect them, or leave access.is_public out.")

@@ -147,6 +147,9 @@ func (c *Cloud) makeServer(ctx context.Context, s *session, spec cloud.ServerSpe
 	if err != nil {
 		return nil, err
 	}
+	if err := c.manage(ctx, s, &opts); err != nil {
+		return nil, err
+	}
 	var hints servers.SchedulerHintOptsBuilder
 	if spec.GroupID != "" {
 		hints = servers.SchedulerHintOpts{Group: spec.GroupID}
@@ -181,10 +184,10 @@ func (s *session) afterRefusal(ctx context.Context, spec cloud.ServerSpec, err e
 	return nil, refusal
 }
 
-func createOpts(spec cloud.ServerSpec, image string) (servers.CreateOptsBuilder, error) {
+func createOpts(spec cloud.ServerSpec, image string) (servers.CreateOpts, error) {
 	userData, err := cloudConfig(spec.UserData)
 	if err != nil {
-		return nil, err
+		return servers.CreateOpts{}, err
 	}
 	metadata := maps.Clone(spec.Metadata)
 	if metadata == nil {

@@ -31,11 +31,13 @@ type wire struct {
 func newWire(t *testing.T) *wire {
 	t.Helper()
 	w := &wire{answers: map[string]func(http.ResponseWriter, *http.Request){}}
-	for path, version := range map[string]string{"/network/": "v2.0", "/image/": "v2.9"} {
-		w.answers["GET "+path] = func(out http.ResponseWriter, r *http.Request) {
-			dir, _, _ := strings.Cut(version, ".")
-			fault(200, fmt.Sprintf(`{"versions": [{"id": %q, "status": "CURRENT", "links": [{"rel": "self", "href": "http://%s%s%s/"}]}]}`,
-				version, r.Host, path, dir))(out, r)
+	for _, where := range []string{"", "/two", "/inside"} {
+		for path, version := range map[string]string{where + "/network/": "v2.0", where + "/image/": "v2.9"} {
+			w.answers["GET "+path] = func(out http.ResponseWriter, r *http.Request) {
+				dir, _, _ := strings.Cut(version, ".")
+				fault(200, fmt.Sprintf(`{"versions": [{"id": %q, "status": "CURRENT", "links": [{"rel": "self", "href": "http://%s%s%s/"}]}]}`,
+					version, r.Host, path, dir))(out, r)
+			}
 		}
 	}
 	w.Server = httptest.NewServer(http.HandlerFunc(w.serve))
@@ -65,6 +67,8 @@ func (w *wire) login(out http.ResponseWriter, r *http.Request) {
 	var catalog []map[string]any
 	for kind, path := range map[string]string{"compute": "/compute/v2.1/", "volumev3": "/volume/v3/", "network": "/network/", "image": "/image/"} {
 		catalog = append(catalog, map[string]any{"type": kind, "name": kind, "endpoints": []map[string]string{
+			{"interface": "public", "region": "RegionTwo", "region_id": "RegionTwo", "url": "http://" + r.Host + "/two" + path},
+			{"interface": "internal", "region": "RegionOne", "region_id": "RegionOne", "url": "http://" + r.Host + "/inside" + path},
 			{"interface": "public", "region": "RegionOne", "region_id": "RegionOne", "url": "http://" + r.Host + path},
 		}})
 	}
@@ -382,5 +386,62 @@ func TestSeveralServerGroups(t *testing.T) {
 		if id, err := w.cloud(t, nil).EnsureServerGroup(t.Context(), group, "anti-affinity"); err != nil || id != want {
 			t.Errorf("of %s it is %q, %v", list, id, err)
 		}
+	}
+}
+
+// TestRegions: of a catalog of several regions the services of one are asked, by the interface that is configured.
+func TestRegions(t *testing.T) {
+	w := newWire(t)
+	for where, id := range map[string]string{"": "of-one", "/two": "of-two", "/inside": "inside"} {
+		w.answers["GET "+where+"/volume/v3/volumes/v"] = fault(200, `{"volume": {"id": "`+id+`", "status": "available"}}`, "Content-Type", "application/json")
+	}
+	for _, c := range []struct{ region, endpoints, want string }{
+		{"RegionOne", "public", "of-one"}, {"RegionTwo", "public", "of-two"}, {"RegionOne", "internal", "inside"}, {"RegionOne", "", "of-one"},
+	} {
+		provider := w.cloud(t, func(config *Config) { config.Region, config.Interface = c.region, c.endpoints })
+		if v, err := provider.Volume(t.Context(), "v"); err != nil || v.ID != c.want {
+			t.Errorf("%s of %s: %+v, %v", c.endpoints, c.region, v, err)
+		}
+	}
+	_, err := w.cloud(t, func(config *Config) { config.Region = "RegionNine" }).Volume(t.Context(), "v")
+	if err == nil || !strings.Contains(err.Error(), "RegionNine") || dbaas.ErrorCode(err) != dbaas.Internal {
+		t.Errorf("a region that is not there: %v", err)
+	}
+}
+
+// TestImageOfTags: the youngest active image with all tags is asked for, those of the version before those of the configuration;
+// an image that is named needs no question.
+func TestImageOfTags(t *testing.T) {
+	w := newWire(t)
+	w.answers["GET /image/v2/images"] = func(out http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		found := ""
+		if q.Get("status") == "active" && q.Get("sort") == "created_at:desc" {
+			found = `{"id": "youngest-of-` + strings.Join(q["tag"], "-") + `"}, {"id": "older"}`
+		}
+		if q.Get("tag") == "unknown" {
+			found = ""
+		}
+		fault(200, `{"images": [`+found+`]}`, "Content-Type", "application/json")(out, r)
+	}
+	c := w.cloud(t, func(config *Config) { config.ImageTags = []string{"dbaas"} })
+	s, err := c.session(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range []struct {
+		spec cloud.ServerSpec
+		want string
+	}{
+		{cloud.ServerSpec{Image: "named", ImageTags: []string{"redis"}}, "named"},
+		{cloud.ServerSpec{ImageTags: []string{"redis", "seven"}}, "youngest-of-redis-seven"},
+		{cloud.ServerSpec{}, "youngest-of-dbaas"},
+	} {
+		if id, err := c.image(t.Context(), s, one.spec); err != nil || id != one.want {
+			t.Errorf("%+v gives %q, %v", one.spec, id, err)
+		}
+	}
+	if _, err := c.image(t.Context(), s, cloud.ServerSpec{ImageTags: []string{"unknown"}}); dbaas.ErrorCode(err) != dbaas.BadRequest {
+		t.Errorf("tags of no image: %v", err)
 	}
 }
