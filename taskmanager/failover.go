@@ -253,18 +253,27 @@ func (m *Manager) chooseNew(ctx context.Context, op *engine.Operation) error {
 		if err != nil {
 			return err
 		}
-		best, at, _ := m.furthest(ctx, op, s, old.others(), state.Before, inStep(op) > orderWithin && !state.OwnWord)
+		best, at, silent := m.furthest(ctx, op, s, old.others(), state.Before, inStep(op) > orderWithin && !state.OwnWord)
 		if best != nil {
 			state.To, state.After = best.guest.ID, at
 			return nil
 		}
 		op.SetProgress("no standby can take over yet")
-		if state.OwnWord && inStep(op) > orderWithin || inStep(op) > unfencedAfter {
+		patience := unfencedAfter
+		if state.OwnWord && (len(silent) == 0 || keepsEachWrite(s.instance)) {
+			patience = orderWithin
+		}
+		if inStep(op) > patience {
 			state.Revive = true
 			return nil
 		}
 		return later(op, readyPoll)
 	})
+}
+
+// keepsEachWrite tells that a database which starts again has on its disk what it had in memory, but for a second.
+func keepsEachWrite(in *dbaas.Instance) bool {
+	return in.Persistence == "" || in.Persistence == dbaas.PersistenceAOF
 }
 
 // furthest asks the candidates how far they are, and gives the one that has most of the history that the old primary had

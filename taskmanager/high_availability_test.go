@@ -561,6 +561,27 @@ func TestStandbyThatComesLate(t *testing.T) {
 	}
 }
 
+// TestSlowStandby suspends the standby of a primary that dies, for longer than it takes to start that again: with snapshots alone
+// it is waited for, for the primary has forgotten what the standby has.
+func TestSlowStandby(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, "", t.TempDir())
+	v, c := h.standbyWith(t, dbaas.PersistenceRDB)
+	primary, standby := h.processOf(t, v.PrimaryGuestID), h.processOf(t, v.Guests[1].ID)
+	if v.Guests[1].ID == v.PrimaryGuestID {
+		standby = h.processOf(t, v.Guests[0].ID)
+	}
+	defer h.run(t, once("failover", "choose", func(*engine.Operation) {
+		time.AfterFunc(5*time.Second, func() { _ = syscall.Kill(standby, syscall.SIGCONT) })
+	}))()
+	must(t, syscall.Kill(standby, syscall.SIGSTOP))
+	must(t, syscall.Kill(primary, syscall.SIGKILL))
+	h.requireKept(t, c)
+	if now := h.awaitProtected(t, v.ID); now.PrimaryGuestID == v.PrimaryGuestID {
+		t.Error("the dead primary was started again")
+	}
+}
+
 // TestStandbyThatDoesNotTakeOver takes the chosen standby's server away: the old primary is gone back to.
 func TestStandbyThatDoesNotTakeOver(t *testing.T) {
 	t.Parallel()
