@@ -572,7 +572,7 @@ func TestSlowStandby(t *testing.T) {
 		standby = h.processOf(t, v.Guests[0].ID)
 	}
 	defer h.run(t, once("failover", "choose", func(*engine.Operation) {
-		time.AfterFunc(5*time.Second, func() { _ = syscall.Kill(standby, syscall.SIGCONT) })
+		time.AfterFunc(7*time.Second, func() { _ = syscall.Kill(standby, syscall.SIGCONT) })
 	}))()
 	must(t, syscall.Kill(standby, syscall.SIGSTOP))
 	must(t, syscall.Kill(primary, syscall.SIGKILL))
