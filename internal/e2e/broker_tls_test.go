@@ -30,7 +30,7 @@ func openOverTLS(t *testing.T) *overTLS {
 	o.groved(t, "certificates", "init", o.certificates, "--name", "127.0.0.1")
 	ca := filepath.Join(o.certificates, "ca.pem")
 	o.broker = testbed.RabbitMQOverTLS(t, testbed.BrokerTLS{CA: ca, Server: filepath.Join(o.certificates, "server.pem")})
-	text := fmt.Sprintf("listen: 127.0.0.1:0\ndata: %q\ndatabase: {url: %q}\nrpc: {url: %q, management_url: %q, ca_file: %q}\ncloud: {local: {shared: true, agents: process, agent_binary: %q, volumes: directory}}\n",
+	text := fmt.Sprintf("listen: 127.0.0.1:0\ndata: %q\ndatabase: {url: %q}\nrpc: {url: %q, management_url: %q, ca_file: %q}\napi: {rate_limits: {GET: 0}}\ncloud: {local: {shared: true, agents: process, agent_binary: %q, volumes: directory}}\n",
 		o.data, testbed.Postgres(t), o.broker.URL, o.broker.ManagementURL, ca, filepath.Join(bin, "grove-agent"))
 	if err := os.WriteFile(o.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -56,7 +56,7 @@ listen: %q
 data: %q
 database: {url: %q}
 rpc: {url: %q, management_url: %q}
-api: {auth: keystone, token_cache: 5s, rate_limits: {GET: 0, POST: 0, DELETE: 0}}
+api: {auth: keystone, token_cache: 5s, rate_limits: {GET: 0, POST: 0, PUT: 0, DELETE: 0}}
 keystone: {auth_url: %q, username: %q, password: %q, project: %q}
 cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]%s}}
 %s
