@@ -528,14 +528,15 @@ cloud: {provider: openstack, openstack: {network: %q, image_tags: [redis]}}
 
 // TestManyOpenStackCreatesWhileEverythingDies is the same on OpenStack, whose services are not killed.
 func TestManyOpenStackCreatesWhileEverythingDies(t *testing.T) {
-	if !soaking() {
-		t.Skip("a long run: `make soak` with GROVE_DEVCLOUD")
-	}
 	d := loginDevcloud(t)
 	f := openOpenStackFleet(t, d)
-	f.least = 3 * turns
+	count, every := 8, 4*time.Second
+	f.least = turns
+	if soaking() {
+		count, every, f.least = 50, 8*time.Second, 3*turns
+	}
 	offerRedis(f.caller(0))
-	f.soak(50, 5, 8*time.Second, object{"datastore": object{"type": "redis", "version": "7.0"}}, func(w wish) error {
+	f.soak(count, 5, every, object{"datastore": object{"type": "redis", "version": "7.0"}}, func(w wish) error {
 		a, err := f.caller(0).try("GET", "/instances/"+w.id, nil)
 		if err != nil {
 			return err
