@@ -451,6 +451,7 @@ func (a *Agent) watchDisk(was diskLevel, r *guest.StatusReport) diskLevel {
 
 const (
 	reportTimeout = 10 * time.Second
+	reportSoon    = 50 * time.Millisecond // an agent that begins has no connection for a moment
 	reportAgain   = time.Second
 )
 
@@ -458,6 +459,7 @@ const (
 func (a *Agent) report(ctx context.Context) {
 	retry := time.NewTimer(0)
 	defer retry.Stop()
+	again := reportSoon
 	for {
 		select {
 		case <-ctx.Done():
@@ -474,9 +476,11 @@ func (a *Agent) report(ctx context.Context) {
 		cancel()
 		if err != nil {
 			a.Logger.DebugContext(ctx, "report not sent", "error", err)
-			retry.Reset(reportAgain)
+			retry.Reset(again)
+			again = min(2*again, reportAgain)
 			continue
 		}
+		again = reportSoon
 		a.watch.sent(r)
 		if err := a.Programs.confirm(); err != nil {
 			a.Logger.ErrorContext(ctx, "trial not confirmed", "error", err)

@@ -226,7 +226,7 @@ func (m *Manager) volumeReady(ctx context.Context, op *engine.Operation, s *subj
 		return engine.Permanent(dbaas.Errorf(dbaas.Internal, "The volume could not be provided."))
 	case volume.Status != cloud.VolumeAvailable && volume.Status != cloud.VolumeInUse, volume.SizeGB < s.instance.VolumeSize:
 		op.SetProgress("the volume is %s", volume.Status)
-		return soon(op)
+		return soon(op, volumeSoon)
 	}
 	return nil
 }
@@ -292,7 +292,7 @@ func (m *Manager) ensureServer(ctx context.Context, op *engine.Operation) error 
 	}
 	if group != "" && s.guest.ServerID == "" && inStep(op) < placingPatience {
 		if placing, err := m.placing(ctx, s); err != nil || placing {
-			return cmp.Or(err, soon(op))
+			return cmp.Or(err, soon(op, serverSoon))
 		}
 	}
 	server, err := m.Cloud.EnsureServer(ctx, cloud.ServerSpec{
@@ -391,7 +391,7 @@ func (m *Manager) awaitServer(ctx context.Context, op *engine.Operation) error {
 		return engine.Permanent(dbaas.WrapError(serverFault(server.Fault), dbaas.Internal, "The server could not be started."))
 	default:
 		op.SetProgress("the server is %s", server.Status)
-		return later(op, cloudPoll)
+		return soon(op, serverSoon)
 	}
 }
 

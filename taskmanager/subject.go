@@ -301,10 +301,12 @@ func hopeless(g dbaas.GuestStatus) bool { return g == dbaas.GuestCrashed || g ==
 
 // How soon a step looks again at what it waits for; see later.
 const (
-	cloudPoll = time.Second            // the cloud does not tell by itself
-	agentPoll = time.Second            // a first contact wakes the operation sooner
-	readyPoll = 200 * time.Millisecond // a report wakes the operation sooner
-	mostPoll  = 10 * time.Second
+	cloudPoll  = time.Second            // the cloud does not tell by itself
+	volumeSoon = 100 * time.Millisecond // it has made one in less than a second as a rule
+	serverSoon = 250 * time.Millisecond // in a few
+	agentPoll  = time.Second            // a first contact wakes the operation sooner
+	readyPoll  = 200 * time.Millisecond // a report wakes the operation sooner
+	mostPoll   = 10 * time.Second
 )
 
 // later ends a step that has to look again: soon at first, less and less often the longer it takes, so that many slow
@@ -313,9 +315,9 @@ func later(op *engine.Operation, first time.Duration) error {
 	return engine.Wait(min(max(first, inStep(op)/8), mostPoll))
 }
 
-// soon is later for what the cloud has done within a second as a rule: there the first looks are closer together.
-func soon(op *engine.Operation) error {
-	return engine.Wait(min(max(readyPoll, inStep(op)/2), max(cloudPoll, inStep(op)/8), mostPoll))
+// soon is later for what the cloud does quickly as a rule: there the first looks are closer together.
+func soon(op *engine.Operation, first time.Duration) error {
+	return engine.Wait(min(max(first, inStep(op)/2), max(cloudPoll, inStep(op)/8), mostPoll))
 }
 
 // inStep is how long the operation has been in its step (or its Failed), by the store's clock at its last claim or save.

@@ -430,23 +430,39 @@ func (s *session) setRules(ctx context.Context, g *groups.SecGroup, wanted map[r
 		}
 		delete(wanted, have)
 	}
-	for r := range wanted {
-		wish := rules.CreateOpts{
-			SecGroupID: g.ID, ProjectID: s.project, Direction: rules.DirIngress, EtherType: r.family, Protocol: rules.ProtocolTCP,
-			PortRangeMin: r.port, PortRangeMax: r.port, RemoteGroupID: r.group,
-		}
-		if r.group == "" {
-			wish.RemoteIPPrefix = r.prefix.String()
-		}
-		err := rules.Create(ctx, s.network, wish).Err
-		if err != nil && !strings.Contains(err.Error(), "SecurityGroupRuleExists") {
-			return refused(err, "security group's rule")
-		}
+	if err := s.addRules(ctx, g.ID, wanted); err != nil {
+		return err
 	}
 	for _, id := range outdated {
 		if err := gone(rules.Delete(ctx, s.network, id).ExtractErr(), "security group's rule", id); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// addRules makes rules in one request, all or none: each one costs Neutron as much as a port.
+func (s *session) addRules(ctx context.Context, groupID string, wanted map[rule]bool) error {
+	if len(wanted) == 0 {
+		return nil
+	}
+	var wishes []rules.CreateOpts
+	for r := range wanted {
+		wish := rules.CreateOpts{
+			SecGroupID: groupID, ProjectID: s.project, Direction: rules.DirIngress, EtherType: r.family, Protocol: rules.ProtocolTCP,
+			PortRangeMin: r.port, PortRangeMax: r.port, RemoteGroupID: r.group,
+		}
+		if r.group == "" {
+			wish.RemoteIPPrefix = r.prefix.String()
+		}
+		wishes = append(wishes, wish)
+	}
+	err := rules.CreateBulk(ctx, s.network, wishes).Err
+	if err != nil && strings.Contains(err.Error(), "SecurityGroupRuleExists") { // an earlier request of ours has arrived meanwhile
+		return plain(err, "make rules of security group "+groupID)
+	}
+	if err != nil {
+		return refused(err, "security group's rules")
 	}
 	return nil
 }
