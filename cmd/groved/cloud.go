@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -33,9 +34,15 @@ func cloudCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			parts = append(parts, lifecycle.Part{Name: "shared cloud", Run: func(ctx context.Context) error {
-				return local.Serve(ctx, c.Data, provider, h.logger)
-			}})
+			var socket net.Listener
+			parts = append(parts, lifecycle.Part{
+				Name: "shared cloud",
+				Start: func(context.Context) (err error) {
+					socket, err = local.Listen(c.Data)
+					return err
+				},
+				Run: func(ctx context.Context) error { return local.Serve(ctx, socket, provider, h.logger) },
+			})
 			return lifecycle.Run(cmd.Context(), h.logger, func() { fmt.Fprintln(cmd.OutOrStdout(), "grove cloud ready") }, parts...)
 		},
 	}

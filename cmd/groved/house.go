@@ -226,15 +226,15 @@ func (h *house) overdue() float64 {
 // publish writes what is on offer into the database: flavors and, where servers run on this machine, the datastore versions
 // whose programs it has. Elsewhere administrators offer versions with their images, and a cloud that is away is asked later.
 func (h *house) publish(ctx context.Context, m *taskmanager.Manager) error {
-	err := m.SyncCatalog(ctx)
-	if h.config.Cloud.Provider != "local" {
-		if err != nil {
-			h.logger.WarnContext(ctx, "the cloud does not tell its flavors yet", "error", err)
-		}
-		return nil
-	}
-	if err != nil {
+	here := h.config.Cloud.Provider == "local"
+	switch err := m.SyncCatalog(ctx); {
+	case err != nil && here && !h.config.Cloud.Local.Shared:
 		return fmt.Errorf("publish flavors: %w", err)
+	case err != nil:
+		h.logger.WarnContext(ctx, "the cloud does not tell its flavors yet", "error", err)
+	}
+	if !here {
+		return nil
 	}
 	return h.control().SyncDatastores(ctx, installed)
 }

@@ -4,11 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"testing"
-	"time"
 
 	"github.com/grove-dbaas/grove/internal/cloud"
 	"github.com/grove-dbaas/grove/internal/cloud/cloudtest"
-	"github.com/grove-dbaas/grove/internal/testbed"
 )
 
 func TestConformance(t *testing.T) {
@@ -27,17 +25,19 @@ func TestConformanceOfSharedCloud(t *testing.T) {
 	cloudtest.Run(t, func(t *testing.T) cloudtest.Fixture {
 		c := openCloud(t, Config{Volumes: VolumesDirectory})
 		ctx, cancel := context.WithCancel(context.Background())
+		socket, err := Listen(c.cfg.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
 		ended := make(chan error, 1)
-		go func() { ended <- Serve(ctx, c.cfg.Dir, c, slog.New(slog.DiscardHandler)) }()
+		go func() { ended <- Serve(ctx, socket, c, slog.New(slog.DiscardHandler)) }()
 		t.Cleanup(func() {
 			cancel()
 			if err := <-ended; err != nil {
 				t.Error(err)
 			}
 		})
-		far := Dial(c.cfg.Dir)
-		testbed.Eventually(t, 10*time.Second, func() error { _, err := far.Catalog(t.Context()); return err })
-		return cloudtest.Fixture{Cloud: far, TCPPorts: []int{testPort}, Surplus: surplus(c)}
+		return cloudtest.Fixture{Cloud: Dial(c.cfg.Dir), TCPPorts: []int{testPort}, Surplus: surplus(c)}
 	})
 }
 

@@ -24,13 +24,18 @@ const shareSocket = "cloud.sock"
 // shareDrain is how long calls under way may take when a shared cloud ends.
 const shareDrain = 10 * time.Second
 
-// Serve lets other processes of this machine, of the same user, use the cloud p in dir (see Dial) until ctx ends. It is what
-// makes the local cloud one for several taskmanagers: its servers need one process that looks after them.
-func Serve(ctx context.Context, dir string, p cloud.Provider, log *slog.Logger) error {
+// Listen opens the socket on which other processes of this machine, of the same user, reach the cloud in dir (see Dial).
+func Listen(dir string) (net.Listener, error) {
 	l, err := listenUnix(filepath.Join(dir, "cloud"), shareSocket)
 	if err != nil {
-		return fmt.Errorf("share the local cloud: %w", err)
+		return nil, fmt.Errorf("share the local cloud: %w", err)
 	}
+	return l, nil
+}
+
+// Serve lets those who come to l (see Listen) use the cloud p until ctx ends. It is what makes the local cloud one for several
+// taskmanagers: its servers need one process that looks after them.
+func Serve(ctx context.Context, l net.Listener, p cloud.Provider, log *slog.Logger) error {
 	server := &http.Server{Handler: &shared{provider: p, log: log}, ReadHeaderTimeout: time.Minute}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
