@@ -162,7 +162,7 @@ func TestClusterLife(t *testing.T) {
 
 	h.requirePlannedGrowth(t, v)
 	operation(h.control.GrowCluster(ctx, tester, id, []control.NewMember{{Name: "fourth"}}))
-	v = h.requireCluster(t, id, 4, 4)
+	h.requireCluster(t, id, 4, 4)
 	operation(h.control.GrowCluster(ctx, tester, id, []control.NewMember{{Replica: true, RelatedTo: "fourth", Name: "extra"}}))
 	v = h.requireCluster(t, id, 4, 5)
 	for _, m := range v.Members {

@@ -40,16 +40,6 @@ func boolOrder(a, b bool) int {
 	return -1
 }
 
-// source gives the member that takes the writes of the subject's group; nil where several do, or none.
-func (s *subject) source() *member {
-	for i, m := range s.members {
-		if m.instance.ReplicaOf == "" && m.primary() {
-			return &s.members[i]
-		}
-	}
-	return nil
-}
-
 // primaryOf gives the guest that takes the writes of an instance of the group.
 func (s *subject) primaryOf(instanceID string) *subject {
 	for _, m := range s.members {

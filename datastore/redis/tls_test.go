@@ -398,6 +398,7 @@ func (f *fleet) requireRoutes(t *testing.T, want int, connected bool) {
 				c = n.secured(t, f.authority.Certificate())
 			}
 			defer func() { _ = c.Close() }()
+			//lint:ignore SA1019 it is what clients of every age ask for
 			slots, err := c.ClusterSlots(t.Context()).Result()
 			if err != nil {
 				return err

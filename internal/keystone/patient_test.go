@@ -77,8 +77,10 @@ func TestPauses(t *testing.T) {
 		now.Advance(30 * time.Second)
 	}
 	status, asked = http.StatusRequestEntityTooLarge, "0"
-	if call("/volume/v3/volumes") == 0 || call("/volume/v3/volumes") == 0 {
-		t.Error("a quota that is exceeded stops a service")
+	for range 2 {
+		if call("/volume/v3/volumes") == 0 {
+			t.Error("a quota that is exceeded stops a service")
+		}
 	}
 	p.pause("cloud/volume", 30*time.Second)
 	p.pause("cloud/volume", 5*time.Second) // the answer to a request that was under way
