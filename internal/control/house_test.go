@@ -74,8 +74,8 @@ func newHouse(t *testing.T, url string, configure ...func(*control.Config)) *hou
 			Zones:   []string{"nova"}, VolumeTypes: []dbaas.VolumeType{{ID: "fast", Name: "ssd"}},
 			Networks: []dbaas.Network{
 				{ID: "net", Name: "net", Subnets: []string{"sub"}},
-				{ID: "own", Name: "own", Subnets: []string{"sub-of-own"}, Private: true, Projects: []string{"service", tenant.ProjectID}},
-				{ID: "foreign", Name: "foreign", Subnets: []string{"sub-of-foreign"}, Private: true, Projects: []string{stranger.ProjectID}},
+				{ID: "own", Name: "own", Subnets: []string{"sub-of-own"}, Projects: []string{"service", tenant.ProjectID}},
+				{ID: "foreign", Name: "foreign", Subnets: []string{"sub-of-foreign"}, Projects: []string{stranger.ProjectID}},
 			},
 		})
 	})

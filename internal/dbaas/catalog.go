@@ -46,14 +46,13 @@ type Network struct {
 	Name    string   `json:"name" yaml:"name"`
 	CIDR    string   `json:"cidr,omitempty" yaml:"cidr,omitempty"`
 	Subnets []string `json:"subnets,omitempty" yaml:"-"` // ids
-	// Private networks are there for Projects only.
-	Private  bool     `json:"private,omitempty" yaml:"-"`
+	// Projects are those that it is there for; none: it is there for all.
 	Projects []string `json:"projects,omitempty" yaml:"-"`
 }
 
 // For tells whether a project's instances may be connected to the network.
 func (n *Network) For(projectID string) bool {
-	return !n.Private || slices.Contains(n.Projects, projectID)
+	return len(n.Projects) == 0 || slices.Contains(n.Projects, projectID)
 }
 
 // Has tells whether a nic names the network, or a subnet of it.

@@ -81,7 +81,7 @@ func (s *session) networks(ctx context.Context, first string) (list []dbaas.Netw
 			list = append([]dbaas.Network{one}, list...)
 			continue
 		}
-		if one.Private = !n.Shared; one.Private {
+		if !n.Shared {
 			one.Projects = append(guests[n.ID], n.ProjectID)
 		}
 		list = append(list, one)
