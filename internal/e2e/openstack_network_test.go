@@ -102,14 +102,7 @@ func (d *devcloud) requireManaged(t *testing.T, network string) {
 // portsOn lists the ports of servers on a network.
 func (d *devcloud) portsOn(t *testing.T, network string) []ports.Port {
 	t.Helper()
-	pages, err := ports.List(d.net, ports.ListOpts{NetworkID: network}).AllPages(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := ports.ExtractPorts(pages)
-	if err != nil {
-		t.Fatal(err)
-	}
+	all := listed(t, ports.List(d.net, ports.ListOpts{NetworkID: network}), ports.ExtractPorts)
 	return slices.DeleteFunc(all, func(p ports.Port) bool { return !strings.HasPrefix(p.DeviceOwner, "compute:") })
 }
 

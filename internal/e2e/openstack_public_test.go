@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -71,14 +70,7 @@ func TestPublicAddressOnOpenStack(t *testing.T) {
 func (d *devcloud) sources(t *testing.T) (from []string) {
 	t.Helper()
 	for _, g := range d.securityGroups(t) {
-		pages, err := rules.List(d.net, rules.ListOpts{SecGroupID: g.ID, Direction: "ingress"}).AllPages(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		found, err := rules.ExtractRules(pages)
-		if err != nil {
-			t.Fatal(err)
-		}
+		found := listed(t, rules.List(d.net, rules.ListOpts{SecGroupID: g.ID, Direction: "ingress"}), rules.ExtractRules)
 		for _, r := range found {
 			if r.PortRangeMin == 6379 && r.RemoteGroupID == "" {
 				from = append(from, fmt.Sprint(r.RemoteIPPrefix))
@@ -92,13 +84,5 @@ func (d *devcloud) sources(t *testing.T) (from []string) {
 // floating lists Grove's floating addresses.
 func (d *devcloud) floating(t testing.TB) []floatingips.FloatingIP {
 	t.Helper()
-	pages, err := floatingips.List(d.net, floatingips.ListOpts{ProjectID: d.project}).AllPages(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := floatingips.ExtractFloatingIPs(pages)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
+	return listed(t, floatingips.List(d.net, floatingips.ListOpts{ProjectID: d.project}), floatingips.ExtractFloatingIPs)
 }
