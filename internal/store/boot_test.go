@@ -52,14 +52,7 @@ func TestNewAgentIsHeard(t *testing.T) { onBoth(t, testNewAgentIsHeard) }
 func testNewAgentIsHeard(t *testing.T, s *Store) {
 	seedVersion(t, s)
 	i := newInstance(t, s)
-	guest := func() dbaas.Guest {
-		t.Helper()
-		v, err := s.InstanceView(t.Context(), i.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v.Guests[0]
-	}
+	guest := func() dbaas.Guest { t.Helper(); return guestOf(t, s, i.ID) }
 	id := guest().ID
 	report := func(boot, key string, says, want dbaas.GuestStatus) {
 		t.Helper()

@@ -20,14 +20,7 @@ func testReports(t *testing.T, s *Store) {
 	op := operationOn(i, "create_instance")
 	do(t, s, func(tx *Tx) error { return tx.Enqueue(op, i.ID, i.GroupID) })
 	mustSave(t, s, claim(t, s, op.ID, time.Minute), engine.Save{WakeAfter: time.Hour})
-	guest := func() dbaas.Guest {
-		t.Helper()
-		v, err := s.InstanceView(t.Context(), i.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v.Guests[0]
-	}
+	guest := func() dbaas.Guest { t.Helper(); return guestOf(t, s, i.ID) }
 	id := guest().ID
 	report := func(boot string, sequence int64, status dbaas.GuestStatus, wantChanged bool) {
 		t.Helper()
@@ -370,4 +363,14 @@ func testUsage(t *testing.T, s *Store) {
 		}
 		return firstError(err, err3)
 	})
+}
+
+// guestOf reads the one guest of an instance.
+func guestOf(t *testing.T, s *Store, instanceID string) dbaas.Guest {
+	t.Helper()
+	v, err := s.InstanceView(t.Context(), instanceID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.Guests[0]
 }
