@@ -43,10 +43,7 @@ func (m *Manager) ensureAddressOf(ctx context.Context, op *engine.Operation, s *
 		return err
 	}
 	spec := cloud.AddressSpec{
-		OwnerID: s.instance.ID, Name: objectName(s.instance.ID), TCPPorts: ports, Public: public, RecordedID: s.instance.AddressID,
-	}
-	if s.instance.Nic != nil {
-		spec.Nic = *s.instance.Nic
+		OwnerID: s.instance.ID, Name: objectName(s.instance.ID), Nic: s.nic(), TCPPorts: ports, Public: public, RecordedID: s.instance.AddressID,
 	}
 	a, err := m.Cloud.EnsureAddress(ctx, spec)
 	if err != nil {

@@ -131,14 +131,18 @@ func (m *Manager) applyAccess(ctx context.Context, s *subject, access dbaas.Acce
 }
 
 func accessSpec(s *subject, manifest *datastore.Manifest, access dbaas.Access) cloud.SecurityGroupSpec {
-	spec := cloud.SecurityGroupSpec{
+	return cloud.SecurityGroupSpec{
 		GuestID: s.guest.ID, Name: objectName(s.guest.ID), TCPPorts: manifest.TCPPorts, AllowedCIDRs: access.AllowedCIDRs,
-		PeersID: s.group.ID, PeerPorts: manifest.PeerPorts,
+		Nic: s.nic(), PeersID: s.group.ID, PeerPorts: manifest.PeerPorts,
 	}
-	if s.instance.Nic != nil {
-		spec.Nic = *s.instance.Nic
+}
+
+// nic is where the subject's instance is connected; zero for the default network.
+func (s *subject) nic() dbaas.Nic {
+	if s.instance.Nic == nil {
+		return dbaas.Nic{}
 	}
-	return spec
+	return *s.instance.Nic
 }
 
 func (m *Manager) tcpPorts(ctx context.Context, s *subject) ([]int, error) {
@@ -168,13 +172,10 @@ func (m *Manager) ensurePort(ctx context.Context, op *engine.Operation) error {
 	}
 	spec := cloud.PortSpec{
 		GuestID: s.guest.ID, Name: objectName(s.guest.ID), SecurityGroupID: state.SecurityGroupID,
-		TCPPorts: ports, RecordedID: s.guest.PortID,
+		Nic: s.nic(), TCPPorts: ports, RecordedID: s.guest.PortID,
 	}
-	if s.instance.Nic != nil {
-		spec.Nic = *s.instance.Nic
-		if hasAddress(s.instance) {
-			spec.Nic.IPAddress = "" // the wish is for the instance's address
-		}
+	if hasAddress(s.instance) {
+		spec.Nic.IPAddress = "" // the wish is for the instance's address
 	}
 	port, err := m.Cloud.EnsurePort(ctx, spec)
 	if err != nil {

@@ -3,7 +3,6 @@ package taskmanager
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -128,6 +127,11 @@ func (m *Manager) askAll(ctx context.Context, members []member) map[string]*gues
 	return reports
 }
 
+// ask is askAll for the subject's guest alone: nil where it does not answer in time.
+func (m *Manager) ask(ctx context.Context, s *subject) *guest.StatusReport {
+	return m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID]
+}
+
 func alive(r *guest.StatusReport) bool { return r != nil && r.Status.Status == dbaas.GuestHealthy }
 
 // raiseEpochFirst makes everything that was ordered before too late.
@@ -149,7 +153,7 @@ func (m *Manager) handOver(ctx context.Context, op *engine.Operation) error {
 		if len(others) == 0 {
 			return engine.Permanent(dbaas.Errorf(dbaas.Unprocessable, "There is no standby to hand over to."))
 		}
-		if m.askAll(ctx, []member{{old.instance, old.guest}})[state.From] == nil && inStep(op) < unfencedAfter {
+		if m.ask(ctx, old) == nil && inStep(op) < unfencedAfter {
 			op.SetProgress("the primary's agent does not answer") // nor has it been asked for anything
 			return later(op, readyPoll)
 		}
@@ -274,59 +278,6 @@ func (m *Manager) chooseNew(ctx context.Context, op *engine.Operation) error {
 // keepsEachWrite tells that a database which starts again has on its disk what it had in memory, but for a second.
 func keepsEachWrite(in *dbaas.Instance) bool {
 	return in.Persistence == "" || in.Persistence == dbaas.PersistenceAOF
-}
-
-// furthest asks the candidates how far they are, and gives the one that has most of the history that the old primary had
-// when that is known; with any, where nobody has that, the most of another. silent did not answer.
-func (m *Manager) furthest(ctx context.Context, op *engine.Operation, s *subject, candidates []member, before *datastore.Position, any bool) (best *member, at *datastore.Position, silent []string) {
-	for i, candidate := range candidates {
-		p, err := m.askPosition(ctx, op, s.on(candidate))
-		if err != nil {
-			m.Logger.WarnContext(ctx, "a candidate does not tell its position", "guest", candidate.guest.ID, "error", err)
-			silent = append(silent, candidate.guest.ID)
-			continue
-		}
-		if !usable(p, before, any) {
-			m.Logger.WarnContext(ctx, "a candidate cannot take over", "guest", candidate.guest.ID, "history", p.History, "syncing", p.Syncing)
-			continue
-		}
-		if at == nil || ahead(p, at, before) {
-			best, at = &candidates[i], p
-		}
-	}
-	return best, at, silent
-}
-
-// ahead tells whether a is to be preferred to b: for the old primary's history, then for having more of the same one.
-func ahead(a, b, before *datastore.Position) bool {
-	if ours := usable(a, before, false); ours != usable(b, before, false) {
-		return ours
-	}
-	return a.History == b.History && a.Offset > b.Offset
-}
-
-// usable tells whether a database can take over: it has a copy, and of the history that the old primary had when that is
-// known. Where the old primary cannot come back by itself, any copy is better than none.
-func usable(at, before *datastore.Position, any bool) bool {
-	if at.History == "" || at.Syncing {
-		return false
-	}
-	return any || before == nil || before.History == "" || before.History == at.History
-}
-
-func (m *Manager) askPosition(ctx context.Context, op *engine.Operation, s *subject) (*datastore.Position, error) {
-	ctx, cancel := context.WithTimeout(ctx, orderWithin)
-	defer cancel()
-	f := fence(op, s, fmt.Sprintf("position.%s.%d", s.guest.ID, op.LeaseEpoch))
-	text, err := m.agent(s).Action(ctx, guest.ActionRequest{Fence: f, Name: datastore.ActionPosition})
-	if err != nil {
-		return nil, err
-	}
-	var at datastore.Position
-	if err := json.Unmarshal(text, &at); err != nil {
-		return nil, fmt.Errorf("decode the position of %s: %w", s.guest.ID, err)
-	}
-	return &at, nil
 }
 
 // decideNew records who takes the writes. From here on every way leads forward.
@@ -460,7 +411,7 @@ func (m *Manager) reviveOld(ctx context.Context, op *engine.Operation, state *co
 	if err := m.powerOn(ctx, op, old); err != nil {
 		return err
 	}
-	serves := alive(m.askAll(ctx, []member{{old.instance, old.guest}})[state.From])
+	serves := alive(m.ask(ctx, old))
 	if !serves { // what is suspended takes no orders
 		if err := m.agent(old).Stop(ctx, guest.StopRequest{Fence: fence(op, old, "end"), Now: true}); err != nil {
 			return err
@@ -547,17 +498,6 @@ func (m *Manager) repointReplicas(ctx context.Context, op *engine.Operation) err
 	})
 }
 
-// failoverReport is what the event of a failover tells. Times are in milliseconds after the detection.
-type failoverReport struct {
-	control.FailoverState
-	FencedMS    int64  `json:"fenced_ms"`
-	PromotedMS  int64  `json:"promoted_ms"`
-	PublishedMS int64  `json:"published_ms"`
-	Loss        string `json:"loss"`
-	// MissingBytes are changes that the old primary is known to have had and the new one lacks.
-	MissingBytes *int64 `json:"missing_bytes,omitempty"`
-}
-
 func (m *Manager) publishFailover(ctx context.Context, op *engine.Operation) error {
 	return m.eachOf(ctx, op, func(state *control.FailoverState, _ *subject) error {
 		err := m.update(ctx, op, func(tx *store.Tx, s *subject) error {
@@ -573,179 +513,5 @@ func (m *Manager) publishFailover(ctx context.Context, op *engine.Operation) err
 			m.Operations.Failover(manner(state), state.PointedAt.Sub(state.DetectedAt))
 		}
 		return err
-	})
-}
-
-func manner(state *control.FailoverState) string {
-	switch {
-	case state.Planned:
-		return "planned"
-	case state.Drill:
-		return "drill"
-	case state.Revive:
-		return "revived"
-	default:
-		return "automatic"
-	}
-}
-
-func message(state *control.FailoverState) string {
-	switch {
-	case state.Planned:
-		return "The standby took over as planned; no write was lost."
-	case state.Revive:
-		return "The primary was started again, for no standby could take over. " + state.Cause
-	default:
-		return "The standby took over. " + state.Cause
-	}
-}
-
-func reportOf(state *control.FailoverState, s *subject) failoverReport {
-	since := func(at dbaas.Instant) int64 {
-		if at == 0 {
-			return 0
-		}
-		return at.Sub(state.DetectedAt).Milliseconds()
-	}
-	r := failoverReport{FailoverState: *state, FencedMS: since(state.FencedAt), PromotedMS: since(state.PromotedAt), PublishedMS: since(state.PointedAt)}
-	switch {
-	case state.Planned:
-		r.Loss = "none"
-	case state.Revive:
-		r.Loss = "what the database had not written to its disk"
-	case s.instance.HighAvailability != nil && s.instance.HighAvailability.Durability == dbaas.DurabilityBounded:
-		r.Loss = "no write that WAIT confirmed; of others at most those of the standby's last lag"
-	default:
-		r.Loss = "writes that had not reached the standby"
-	}
-	if !state.Planned && !state.Revive {
-		r.MissingBytes = missing(state)
-		r.Loss += "; " + extent(state, r.MissingBytes)
-	}
-	return r
-}
-
-// missing tells how many bytes of what the old primary is known to have had the new one lacks; nil when that is not known.
-func missing(state *control.FailoverState) *int64 {
-	if state.Before == nil || state.After == nil || state.Before.History != state.After.History || state.BeforeAt == 0 {
-		return nil
-	}
-	bytes := max(state.Before.Offset-state.After.Offset, 0)
-	return &bytes
-}
-
-// extent says how much that may be, as far as it is known: an agent tells its position with its signs of life.
-func extent(state *control.FailoverState, missing *int64) string {
-	if missing == nil {
-		return "how far the old primary was is not known"
-	}
-	when := fmt.Sprintf("%s, %.0f s before its failure was seen", state.BeforeAt.Time().UTC().Format(time.RFC3339), max(state.DetectedAt.Sub(state.BeforeAt), 0).Seconds())
-	if *missing == 0 {
-		return "the new primary has all that the old one told of last (" + when + "): at most what was confirmed after that may be missing"
-	}
-	return fmt.Sprintf("of what the old primary told of last (%s) %d bytes of changes are missing, and what was confirmed after that may be", when, *missing)
-}
-
-// settleFailover ends a failover that failed for good, one step of it at a time: what was ordered before is shut out, and a
-// primary that serves is kept. One that does not may have been stopped by us, and may have less on its disk than the standby
-// has: then the failover is carried through.
-func (m *Manager) settleFailover(ctx context.Context, op *engine.Operation) error {
-	var state control.FailoverState
-	if err := op.Load(&state); err != nil {
-		return err
-	}
-	rest := []func(context.Context, *engine.Operation) error{
-		m.raiseEpochFirst, m.keepOld, m.fenceOld, m.chooseNew, m.decideNew, m.promoteNew, m.pointToNew, m.repointReplicas,
-	}
-	if state.Over || state.Settled == len(rest) || inStep(op) > revertTime {
-		return m.publishSettled(ctx, op, &state)
-	}
-	if err := rest[state.Settled](ctx, op); err != nil {
-		return err
-	}
-	if err := op.Load(&state); err != nil {
-		return err
-	}
-	state.Settled++
-	if err := op.Put(state); err != nil {
-		return err
-	}
-	return engine.Wait(0) // saved before the next: none may run twice after the one that follows it
-}
-
-// keepOld leaves the writes with the old primary, where it serves and nobody was chosen in its place. One that has handed
-// over already has nothing that the standby lacks: that one takes over.
-func (m *Manager) keepOld(ctx context.Context, op *engine.Operation) error {
-	return m.eachOf(ctx, op, func(state *control.FailoverState, s *subject) error {
-		if state.Fenced != "" || state.Revive || s.instance.PrimaryGuestID != state.From {
-			return nil
-		}
-		old, err := s.about(state.From)
-		if err != nil {
-			return err
-		}
-		if state.Planned {
-			for _, other := range old.others() {
-				if at, err := m.askPosition(ctx, op, s.on(other)); err == nil && at.Role == datastore.RoleMaster {
-					state.To = other.guest.ID
-					return nil
-				}
-			}
-		}
-		serves, dead := m.stillServes(ctx, op, old)
-		switch {
-		case serves:
-			state.Over = true
-			return m.followOld(ctx, op, old)
-		case state.Planned && !dead && inStep(op) < orderWithin:
-			return engine.Wait(readyPoll)
-		case state.Planned: // nothing was stopped here: the watch finds out whether it is dead, before it comes back by itself
-			state.Over = true
-		}
-		return nil
-	})
-}
-
-// stillServes has a guest that serves take the writes, and tells whether it does, or is dead by its agent's word. From its
-// order on an earlier one is too late. A dead one gets no order: it would come back by it, with less than the standby has.
-func (m *Manager) stillServes(ctx context.Context, op *engine.Operation, s *subject) (serves, dead bool) {
-	look := func() *guest.StatusReport { return m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID] }
-	if r := look(); !alive(r) {
-		return false, r != nil && hopeless(r.Status.Status)
-	}
-	orderCtx, cancel := context.WithTimeout(ctx, orderWithin)
-	defer cancel()
-	if err := m.configureGuest(orderCtx, op, s, "keep"); err != nil {
-		m.Logger.WarnContext(ctx, "the primary was not told to stay it", "guest", s.guest.ID, "error", err)
-		return false, false
-	}
-	return alive(look()), false
-}
-
-// followOld has the others follow the primary that stays. Who cannot be told is told by the repair.
-func (m *Manager) followOld(ctx context.Context, op *engine.Operation, old *subject) error {
-	ctx, cancel := context.WithTimeout(ctx, orderWithin)
-	defer cancel()
-	for _, other := range old.others() {
-		if err := m.configureGuest(ctx, op, old.on(other), "keep."+other.guest.ID); err != nil {
-			m.Logger.WarnContext(ctx, "a standby was not told to follow on", "guest", other.guest.ID, "error", err)
-		}
-	}
-	return nil
-}
-
-// publishSettled tells how a failover that failed has ended. What was parked goes on with the instance.
-func (m *Manager) publishSettled(ctx context.Context, op *engine.Operation, state *control.FailoverState) error {
-	return m.update(ctx, op, func(tx *store.Tx, s *subject) error {
-		if op.ParentID == "" {
-			s.instance.Fault = op.Failure
-		}
-		if (state.Planned || state.Drill) && op.ParentID == "" {
-			s.instance.Task = s.instance.IdleTask()
-		}
-		if state.Over || state.PointedAt == 0 {
-			return nil
-		}
-		return note(tx, s.instance, op.ID, eventFailover, message(state), reportOf(state, s))
 	})
 }

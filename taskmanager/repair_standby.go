@@ -79,7 +79,7 @@ func (m *Manager) introduceToPrimary(ctx context.Context, op *engine.Operation) 
 	if s, err = s.primary(); err != nil {
 		return err
 	}
-	r := m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID]
+	r := m.ask(ctx, s)
 	switch {
 	case alive(r):
 		return m.configureGuest(ctx, op, s, "configure."+s.guest.ID)
@@ -120,7 +120,7 @@ func (m *Manager) startStandby(ctx context.Context, op *engine.Operation) error 
 	if _, err := m.Cloud.Volume(ctx, s.guest.VolumeID); dbaas.ErrorCode(err) == dbaas.NotFound {
 		return lost(op, state)
 	}
-	if m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID] == nil {
+	if m.ask(ctx, s) == nil {
 		op.SetProgress("the standby's agent does not answer yet")
 		return later(op, agentPoll)
 	}
@@ -138,7 +138,7 @@ func (m *Manager) endStandby(ctx context.Context, op *engine.Operation) error {
 	if err != nil || s == nil {
 		return err
 	}
-	r := m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID]
+	r := m.ask(ctx, s)
 	if r == nil || !hopeless(r.Status.Status) && r.SilentSince == 0 {
 		return nil
 	}
@@ -151,7 +151,7 @@ func (m *Manager) followPrimary(ctx context.Context, op *engine.Operation) error
 	if err != nil || s == nil {
 		return err
 	}
-	if r := m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID]; r != nil && r.Status.Status == dbaas.GuestBuilding {
+	if r := m.ask(ctx, s); r != nil && r.Status.Status == dbaas.GuestBuilding {
 		return m.leaveToRebuild(ctx, op, state)
 	}
 	desired, err := m.desired(ctx, s)
@@ -184,7 +184,7 @@ func (m *Manager) restartStandby(ctx context.Context, op *engine.Operation) erro
 	if err != nil || s == nil {
 		return err
 	}
-	if r := m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID]; r != nil && r.Status.Status == dbaas.GuestHealthy {
+	if r := m.ask(ctx, s); r != nil && r.Status.Status == dbaas.GuestHealthy {
 		return nil // it runs, and follows already
 	}
 	return m.agent(s).Restart(ctx, fence(op, s, "restart"))

@@ -139,7 +139,7 @@ func (m *Manager) upgradeOne(ctx context.Context, op *engine.Operation, s *subje
 
 // raise has a standby whose server is down, or that died as the primary, run and know whom to follow.
 func (m *Manager) raise(ctx context.Context, op *engine.Operation, s *subject) error {
-	if (member{s.instance, s.guest}).primary() || alive(m.askAll(ctx, []member{{s.instance, s.guest}})[s.guest.ID]) {
+	if (member{s.instance, s.guest}).primary() || alive(m.ask(ctx, s)) {
 		return nil
 	}
 	if err := m.powerOn(ctx, op, s); err != nil {
