@@ -2,6 +2,7 @@ package taskmanager
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -95,7 +96,7 @@ func (m *Manager) chooseSuccessor(ctx context.Context, op *engine.Operation) err
 		return engine.Permanent(dbaas.Errorf(dbaas.Unprocessable, "No replica that has the data answers: there is nobody to take over."))
 	}
 	if len(silent) > 0 {
-		m.Logger.WarnContext(ctx, "a successor is chosen without those that do not answer", "operation", op.ID, "guests", silent)
+		m.Logger.WarnContext(ctx, "a successor is chosen without those that do not answer", "operation", op.ID, "guests", slices.Sorted(maps.Keys(silent)))
 	}
 	state.SuccessorID = best.instance.ID
 	return op.Put(state)

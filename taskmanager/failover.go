@@ -3,6 +3,7 @@ package taskmanager
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strconv"
 	"sync"
@@ -264,7 +265,7 @@ func (m *Manager) chooseNew(ctx context.Context, op *engine.Operation) error {
 		}
 		op.SetProgress("no standby can take over yet")
 		patience := unfencedAfter
-		if state.OwnWord && (len(silent) == 0 || keepsEachWrite(s.instance)) {
+		if state.OwnWord && !worthAWait(s.instance, silent) {
 			patience = orderWithin
 		}
 		if inStep(op) > patience {
@@ -275,9 +276,16 @@ func (m *Manager) chooseNew(ctx context.Context, op *engine.Operation) error {
 	})
 }
 
-// keepsEachWrite tells that a database which starts again has on its disk what it had in memory, but for a second.
-func keepsEachWrite(in *dbaas.Instance) bool {
-	return in.Persistence == "" || in.Persistence == dbaas.PersistenceAOF
+// worthAWait tells whether standbys that gave no position are waited for: whose agent does not answer in time, it may be a
+// busy one that has everything; whose database does not, where an old primary that starts again would have less than it had.
+func worthAWait(in *dbaas.Instance, silent map[string]error) bool {
+	keepsEachWrite := in.Persistence == "" || in.Persistence == dbaas.PersistenceAOF
+	for _, err := range silent {
+		if !keepsEachWrite || errors.Is(err, context.DeadlineExceeded) {
+			return true
+		}
+	}
+	return false
 }
 
 // decideNew records who takes the writes. From here on every way leads forward.

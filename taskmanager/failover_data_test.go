@@ -10,6 +10,7 @@ import (
 
 	"github.com/grove-dbaas/grove/internal/control"
 	"github.com/grove-dbaas/grove/internal/dbaas"
+	"github.com/grove-dbaas/grove/internal/rpc"
 	"github.com/grove-dbaas/grove/internal/store"
 	"github.com/grove-dbaas/grove/internal/testbed"
 	"github.com/grove-dbaas/grove/taskmanager/engine"
@@ -104,10 +105,35 @@ func TestSlowStandby(t *testing.T) {
 	h := openHouse(t, "", t.TempDir())
 	v, c := h.standbyWith(t, dbaas.PersistenceRDB)
 	primary, standby := h.processesOf(t, v)
-	defer h.run(t, once("failover", "choose", func(*engine.Operation) {
-		time.AfterFunc(7*time.Second, func() { _ = syscall.Kill(standby, syscall.SIGCONT) })
-	}))()
 	must(t, syscall.Kill(standby, syscall.SIGSTOP))
+	h.requireWaitedFor(t, v, c, primary, func() {
+		time.AfterFunc(slowFor, func() { _ = syscall.Kill(standby, syscall.SIGCONT) })
+	})
+}
+
+// TestBusyStandbyAgent has the standby's agent not answer while a successor to a dead primary is chosen: it is waited for, for
+// its database may serve.
+func TestBusyStandbyAgent(t *testing.T) {
+	t.Parallel()
+	h := openHouse(t, "", t.TempDir())
+	v, c := h.standbyWith(t, dbaas.PersistenceAOF)
+	primary, _ := h.processesOf(t, v)
+	h.unheard = &unheard{}
+	h.requireWaitedFor(t, v, c, primary, func() {
+		for _, g := range v.Guests {
+			h.unheard.topics.Store(rpc.GuestTopic(g.Queue), true)
+		}
+		time.AfterFunc(slowFor, h.unheard.topics.Clear)
+	})
+}
+
+// slowFor is longer than a standby is waited for that has answered.
+const slowFor = 5 * time.Second
+
+// requireWaitedFor kills a primary, and calls choosing when its successor is to be chosen: that is to be the standby.
+func (h *house) requireWaitedFor(t *testing.T, v *dbaas.InstanceView, c *redis.Client, primary int, choosing func()) {
+	t.Helper()
+	defer h.run(t, once("failover", "choose", func(*engine.Operation) { choosing() }))()
 	must(t, syscall.Kill(primary, syscall.SIGKILL))
 	h.requireKept(t, c)
 	if now := h.awaitProtected(t, v.ID); now.PrimaryGuestID == v.PrimaryGuestID {

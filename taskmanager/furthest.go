@@ -11,13 +11,14 @@ import (
 )
 
 // furthest asks the candidates how far they are, and gives the one that has most of the history that the old primary had
-// when that is known; with any, where nobody has that, the most of another. silent did not answer.
-func (m *Manager) furthest(ctx context.Context, op *engine.Operation, s *subject, candidates []member, before *datastore.Position, any bool) (best *member, at *datastore.Position, silent []string) {
+// when that is known; with any, where nobody has that, the most of another. silent gave none, with why, by guest id.
+func (m *Manager) furthest(ctx context.Context, op *engine.Operation, s *subject, candidates []member, before *datastore.Position, any bool) (best *member, at *datastore.Position, silent map[string]error) {
+	silent = map[string]error{}
 	for i, candidate := range candidates {
 		p, err := m.askPosition(ctx, op, s.on(candidate))
 		if err != nil {
 			m.Logger.WarnContext(ctx, "a candidate does not tell its position", "guest", candidate.guest.ID, "error", err)
-			silent = append(silent, candidate.guest.ID)
+			silent[candidate.guest.ID] = err
 			continue
 		}
 		if !usable(p, before, any) {

@@ -30,7 +30,7 @@ type unheard struct {
 func (u *unheard) Call(ctx context.Context, m *rpc.Envelope, result any) error {
 	if _, cut := u.topics.Load(m.Topic); cut {
 		<-ctx.Done()
-		return dbaas.Errorf(dbaas.Unavailable, "The guest's agent does not answer.")
+		return dbaas.WrapError(ctx.Err(), dbaas.Unavailable, "No answer to %s came in time.", m.Method)
 	}
 	return u.Transport.Call(ctx, m, result)
 }
