@@ -30,6 +30,8 @@ const (
 	// lateEvery.
 	lateFor   = 5 * time.Minute
 	lateEvery = time.Minute
+	// failedRest is how long nobody tries again after a pass that failed: a cloud in trouble is not asked for all it has over and over.
+	failedRest = time.Minute
 	// mostDeletions bounds what one pass deletes: the cloud has others to serve.
 	mostDeletions = 100
 	janitorName   = "janitor"
@@ -78,7 +80,11 @@ func (m *Manager) Tidy(ctx context.Context) (err error) {
 	defer cancel()
 	err = m.pass(pass)
 	m.Tidiness.Pass(err == nil, m.Clock.Now().Sub(began))
-	if ended := m.Store.EndLease(ctx, janitorName, m.Node, err == nil); err == nil {
+	rest := time.Duration(0)
+	if err != nil && ctx.Err() == nil {
+		rest = failedRest
+	}
+	if ended := m.Store.EndLease(context.WithoutCancel(ctx), janitorName, m.Node, err == nil, rest); err == nil {
 		err = ended
 	}
 	return err

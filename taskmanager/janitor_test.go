@@ -450,12 +450,12 @@ func TestJanitorAlone(t *testing.T) {
 			if !taken || y.cloud.Calls("") != 0 {
 				t.Errorf("%v; %d calls while another is at it", taken, y.cloud.Calls(""))
 			}
-			must(t, y.store.EndLease(ctx, "janitor", "one", true)) // is not its own
+			must(t, y.store.EndLease(ctx, "janitor", "one", true, 0)) // is not its own
 			must(t, m.Tidy(ctx))
 			if y.cloud.Calls("") != 0 {
 				t.Error("a lease was ended by another than its holder")
 			}
-			must(t, y.store.EndLease(ctx, "janitor", "another", false))
+			must(t, y.store.EndLease(ctx, "janitor", "another", false, 0))
 			must(t, m.Tidy(ctx))
 			done, err := y.store.LastDone(ctx, "janitor")
 			must(t, err)
@@ -466,17 +466,25 @@ func TestJanitorAlone(t *testing.T) {
 	}
 }
 
-// TestJanitorWithoutACloud: what could not be looked at is not judged.
+// TestJanitorWithoutACloud: what could not be looked at is not judged, and a cloud in trouble is not asked at once again, by nobody.
 func TestJanitorWithoutACloud(t *testing.T) {
 	t.Parallel()
 	y := openYard(t, "")
 	m := y.janitor(t, "one", taskmanager.Janitor{Age: time.Hour, Delete: true})
+	other := y.janitor(t, "two", taskmanager.Janitor{Age: time.Hour})
 	y.live(t, 0)
 	y.cloud.Inject(cloudtest.Fault{Mode: cloudtest.Fail, Times: -1})
 	for range 3 {
 		y.clock.Advance(time.Hour)
 		if err := m.Tidy(t.Context()); err == nil {
 			t.Error("a cloud that does not answer is no failure")
+		}
+		calls := y.cloud.Calls("")
+		y.clock.Advance(59 * time.Second)
+		must(t, m.Tidy(t.Context()))
+		must(t, other.Tidy(t.Context()))
+		if more := y.cloud.Calls("") - calls; more != 0 {
+			t.Errorf("the cloud was asked %d times within a minute of a pass that failed", more)
 		}
 	}
 	y.cloud.Heal()

@@ -239,10 +239,11 @@ func (s *Store) TakeLease(ctx context.Context, name, holder string, d time.Durat
 	return taken, err
 }
 
-// EndLease gives a lease back; done tells that the work came to its end. Of one that another has it changes nothing.
-func (s *Store) EndLease(ctx context.Context, name, holder string, done bool) error {
+// EndLease gives a lease back; done tells that the work came to its end. Nobody takes it again for rest. Of one that
+// another has it changes nothing.
+func (s *Store) EndLease(ctx context.Context, name, holder string, done bool, rest time.Duration) error {
 	return s.Tx(ctx, func(tx *Tx) error {
-		change := map[string]any{"until": 0}
+		change := map[string]any{"holder": "", "until": tx.Now().Add(rest)}
 		if done {
 			change["done_at"] = tx.Now()
 		}
