@@ -366,8 +366,13 @@ type slotSizes struct {
 	Bytes map[int]int64 `json:"bytes"`
 }
 
-// mostMeasured is how many keys are measured in all, which takes seconds; of more keys each slot's first ones count.
-const mostMeasured = 400_000
+const (
+	// mostMeasured is how many keys are measured in all, which takes a second where nothing else is at work; of more keys each slot's
+	// first ones count.
+	mostMeasured = 100_000
+	// leastMeasured of each slot are, so that a few large keys are not missed.
+	leastMeasured = 8
+)
 
 // sizes measures the slots of a master.
 func (m member) sizes(ctx context.Context, _ nothing) (*slotSizes, error) {
@@ -387,33 +392,71 @@ func (m member) sizes(ctx context.Context, _ nothing) (*slotSizes, error) {
 			delete(s.Keys, slot)
 		}
 	}
+	var slots []sample
 	for slot, n := range s.Keys {
-		sample := n
+		one := sample{slot, n}
 		if all > mostMeasured {
-			sample = min(n, max(8, n*mostMeasured/all))
+			one.keys = min(n, max(leastMeasured, n*mostMeasured/all))
 		}
-		if s.Bytes[slot], err = slotBytes(ctx, c, slot, n, sample); err != nil {
+		slots = append(slots, one)
+	}
+	for len(slots) > 0 {
+		n := together(slots)
+		if err := s.measure(ctx, c, slots[:n]); err != nil {
 			return nil, err
 		}
+		slots = slots[n:]
 	}
 	return s, nil
 }
 
-// slotBytes measures the first sample of a slot's n keys, and takes the others for like them.
-func slotBytes(ctx context.Context, c *redis.Client, slot int, n, sample int64) (int64, error) {
-	keys, err := c.ClusterGetKeysInSlot(ctx, slot, int(sample)).Result()
-	if err != nil {
-		return 0, fmt.Errorf("list the keys of a slot: %w", err)
+// sample is how many keys of a slot are measured.
+type sample struct {
+	slot int
+	keys int64
+}
+
+// together tells how many of the first slots have no more keys to be measured than go together: one at least.
+func together(slots []sample) int {
+	keys := int64(0)
+	for i, one := range slots {
+		if keys += one.keys; keys > pipelineSize && i > 0 {
+			return i
+		}
+	}
+	return len(slots)
+}
+
+// measure measures samples of some slots, and takes the other keys of each for like them.
+func (s *slotSizes) measure(ctx context.Context, c *redis.Client, slots []sample) error {
+	p := c.Pipeline()
+	lists := make([]*redis.StringSliceCmd, len(slots))
+	for i, one := range slots {
+		lists[i] = p.ClusterGetKeysInSlot(ctx, one.slot, int(one.keys))
+	}
+	if _, err := p.Exec(ctx); err != nil {
+		return fmt.Errorf("list the keys of slots: %w", err)
+	}
+	var keys []string
+	for _, list := range lists {
+		keys = append(keys, list.Val()...)
 	}
 	sizes, err := keySizes(ctx, c, keys)
-	if err != nil || len(keys) == 0 {
-		return 0, err
+	if err != nil {
+		return err
 	}
-	var sum int64
-	for _, size := range sizes {
-		sum += size
+	for i, one := range slots {
+		n := len(lists[i].Val())
+		var sum int64
+		for _, size := range sizes[:n] {
+			sum += size
+		}
+		sizes = sizes[n:]
+		if n > 0 {
+			s.Bytes[one.slot] = sum * s.Keys[one.slot] / int64(n)
+		}
 	}
-	return sum * n / int64(len(keys)), nil
+	return nil
 }
 
 // keySizes measures keys; one that is gone has 0 bytes.
