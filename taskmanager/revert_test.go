@@ -11,7 +11,8 @@ import (
 	"github.com/grove-dbaas/grove/taskmanager/engine"
 )
 
-// during runs a change of an instance, and does a deed once while a step of its runs: then the operation is cancelled too.
+// during runs a change of an instance, and does a deed once while a step of its runs: then the operation is cancelled too, and the
+// one that it is part of.
 func (h *house) during(t *testing.T, step string, deed func(tx *store.Tx) error, begin func() (string, error)) *dbaas.InstanceView {
 	t.Helper()
 	done := false
@@ -23,6 +24,11 @@ func (h *house) during(t *testing.T, step string, deed func(tx *store.Tx) error,
 		err := h.store.Tx(context.Background(), func(tx *store.Tx) error {
 			if deed != nil {
 				if err := deed(tx); err != nil {
+					return err
+				}
+			}
+			if op.ParentID != "" {
+				if err := tx.CancelOperation(op.ParentID); err != nil {
 					return err
 				}
 			}

@@ -273,14 +273,14 @@ func TestUpgradeOfAPairThatIsFailedOver(t *testing.T) {
 	}
 }
 
-// TestUpgradeOfAPairThatFails ends an upgrade before and after the standby has taken over: the instance is of one version
-// then, its primary's, and the standby of the other one is replaced.
+// TestUpgradeOfAPairThatFails ends an upgrade before (its failover looks at the pair again) and after the standby has taken over: the
+// instance is of one version then, its primary's, and the standby of the other one is replaced.
 func TestUpgradeOfAPairThatFails(t *testing.T) {
 	t.Parallel()
 	h := valkeyHouse(t)
 	v := h.view(t, h.createStandby(t))
 	h.confirm(t.Context(), t, v, "x")
-	for _, at := range []struct{ step, version string }{{"handOver", "7.0"}, {"upgradeOldPrimary", valkey}} {
+	for _, at := range []struct{ step, version string }{{"confirm", "7.0"}, {"upgradeOldPrimary", valkey}} {
 		before := h.view(t, v.ID)
 		h.during(t, at.step, nil, h.upgrade(t, v.ID))
 		after := h.healed(t, v.ID)
